@@ -1,0 +1,90 @@
+"""The field's own genotype text, `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, read without evaluating it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from .errors import GenotypeError, closest
+from .genotype import CELL_ROLES, SCHEMA, Genotype, from_json
+
+
+def _literal(node: ast.expr, where: str) -> Any:
+    """A literal, or `range(...)` of integer literals, which published genotypes use for `concat`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range" and not node.keywords:
+        bounds = [_literal(argument, where) for argument in node.args]
+        if 1 <= len(bounds) <= 3 and all(type(bound) is int and abs(bound) < 1000 for bound in bounds):
+            try:
+                return list(range(*bounds))
+            except ValueError as error:
+                raise GenotypeError(f"{where}: {error}") from error
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "list" and len(node.args) == 1:
+        return _literal(node.args[0], where)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise GenotypeError(f"{where}: only literals and range(...) are read, found {ast.unparse(node)[:60]!r}") from error
+
+
+def _from_call(call: ast.expr, name: str, where: str) -> Genotype:
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
+        raise GenotypeError(f"{where}: expected Genotype(...), found {ast.unparse(call)[:60]!r}")
+    if call.args:
+        raise GenotypeError(f"{where}: Genotype(...) needs keyword arguments such as normal=[...], normal_concat=[...]")
+    fields = {keyword.arg: _literal(keyword.value, where) for keyword in call.keywords if keyword.arg}
+    for kind, roles in CELL_ROLES.items():
+        if set(fields) == {*roles, *(f"{role}_concat" for role in roles)}:
+            break
+    else:
+        raise GenotypeError(
+            f"{where}: fields {', '.join(sorted(fields))} fit no known form; expected "
+            + " or ".join(", ".join(f"{role}, {role}_concat" for role in roles) for roles in CELL_ROLES.values())
+        )
+    cells = {role: {"edges": fields[role], "concat": fields[f"{role}_concat"]} for role in roles}
+    return from_json({"schema": SCHEMA, "name": name, "kind": kind, "cells": cells}, where)
+
+
+def _syntax_tree(text: str, where: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise GenotypeError(f"{where}: not Python text ({error})") from error
+
+
+def parse(text: str, name: str = "unnamed") -> Genotype:
+    """Read one `Genotype(...)` expression.
+
+    Raises:
+        GenotypeError: other syntax, or an invalid genotype.
+    """
+    body = _syntax_tree(text.strip(), "genotype text").body
+    if len(body) != 1 or not isinstance(body[0], ast.Expr):
+        raise GenotypeError("genotype text: expected exactly one Genotype(...) expression")
+    return _from_call(body[0].value, name, "genotype text")
+
+
+def parse_file(path: str | Path, variable: str) -> Genotype:
+    """Read `variable = Genotype(...)` from a Python file without running it; the last assignment counts.
+
+    Raises:
+        GenotypeError: no such file, no such variable, or an invalid genotype.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GenotypeError(f"{path}: cannot be read: {error}") from error
+    found: dict[str, ast.expr] = {}
+    for statement in _syntax_tree(text, str(path)).body:
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    found[target.id] = statement.value
+    seen = set()
+    value = found.get(variable)
+    while isinstance(value, ast.Name) and value.id not in seen:
+        seen.add(value.id)
+        value = found.get(value.id)
+    if value is None:
+        raise GenotypeError(f"{path}: no genotype named {variable!r}.{closest(variable, list(found))}")
+    return _from_call(value, variable, f"{path}:{variable}")
