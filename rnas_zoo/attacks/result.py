@@ -1,0 +1,60 @@
+"""What attacks take and return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What draws are keyed by: a seed, and the position of each image in its data set, shape (N,)."""
+
+    seed: int
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One attack on one batch.
+
+    Attributes:
+        x_adv: the image found for each input, (N, C, H, W) in [0, 1] and in the ball.
+        broken: whether the model misclassified it when the attack looked, (N,).
+        step: the step that broke it, -1 if none did, (N,).
+        forwards, backwards: image passes spent on the whole batch.
+    """
+
+    x_adv: Tensor
+    broken: Tensor
+    step: Tensor
+    forwards: int
+    backwards: int
+
+
+@contextmanager
+def frozen(model: Logits) -> Iterator[None]:
+    """Switch off weight gradients inside the block; requires_grad is left as found."""
+    weights = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the summed loss with respect to x, and the per-image loss, both detached."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        values = loss(x)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+    return gradient, values.detach()

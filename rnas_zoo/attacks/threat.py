@@ -1,0 +1,85 @@
+"""Threat models: what an adversary may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NORMS = ("linf", "l2")
+
+
+@dataclass(frozen=True)
+class Threat:
+    """Perturbations of norm at most `eps`, in pixels of [0, 1], that leave the image inside [0, 1].
+
+    Args:
+        norm: `linf` or `l2`.
+        eps: a number, or text such as `8/255`.
+
+    Raises:
+        UsageError: unknown norm, or eps outside its range.
+    """
+
+    norm: str = "linf"
+    eps: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UsageError(f"unknown norm {self.norm!r}, known are {', '.join(NORMS)}")
+        object.__setattr__(self, "eps", parse_eps(self.eps))
+        if self.norm == "linf" and self.eps > 1:
+            raise UsageError(f"eps={self.eps:g} is outside [0, 1]: pixels lie in [0, 1], so write {self.eps:g}/255")
+
+    @property
+    def eps_text(self) -> str:
+        """`8/255` where eps is a multiple of 1/510, decimal digits otherwise."""
+        steps = self.eps * 255
+        for scale in (1, 2):
+            if abs(steps * scale - round(steps * scale)) < 1e-9:
+                return f"{steps:g}/255"
+        return repr(self.eps)
+
+    def __str__(self) -> str:
+        return f"{'L∞' if self.norm == 'linf' else 'L2'} {self.eps_text}"
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Norms of the differences of two batches (N, C, H, W), shape (N,)."""
+        difference = (x - y).flatten(1)
+        return difference.abs().amax(1) if self.norm == "linf" else difference.norm(dim=1)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Nearest images of the ball around x, clamped to [0, 1]."""
+        delta = x_adv - x
+        if self.norm == "linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            norms = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+            delta = delta * (self.eps / norms).clamp_max(1.0)[:, None, None, None]
+        return (x + delta).clamp(0, 1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Steepest ascent direction of unit size: the sign, or the normalised gradient."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+
+
+def parse_eps(value: float | str) -> float:
+    """A perturbation size from a number, `8/255`, or decimal text.
+
+    Raises:
+        UsageError: no number, negative, or not finite.
+    """
+    try:
+        eps = float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise UsageError(f"cannot read eps {value!r}; write 8/255 or 0.031") from error
+    if not 0 <= eps < float("inf"):
+        raise UsageError(f"eps must be a finite number >= 0, got {value!r}")
+    return eps

@@ -1,0 +1,394 @@
+"""Pictures: the cells or blocks of a genotype, accuracy-against-ε curves, and adversarial pairs, as SVG or PNG.
+
+The same input gives the same bytes. Files appear whole or not at all. matplotlib is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import draw_cells as geometry
+from .draw_cells import GREY, INK, PAPER, Box, CellLayout, Page, Point, printable, text_width
+from .errors import UsageError
+from .files import atomic_path
+from .genotype import CELL_ROLES, DENSE_NODES, DENSE_OPERATIONS, Cells, Channels, DenseCells, Genotype
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROLE_TITLES = {
+    "normal": ("Normal cell", ""),
+    "reduce": ("Reduction cell", "reads cell k-2 and cell k-1 with stride 2"),
+    "accurate": ("Accurate cell", ""),
+    "robust": ("Robust cell", ""),
+}
+CODE_WORDS = {"00": "", "01": "sep", "10": "skip", "11": "sep+skip"}
+CURVE_COLORS = ("#08519c", "#d95f0e", "#009e73", "#7b3294", "#3d4752", "#56b4e9", "#c23b75", "#a6761d")
+CURVE_MARKERS = "osD^vPX*"
+DPI = 160
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's own defaults with our fonts, whatever the user's matplotlibrc says."""
+    from matplotlib import style
+
+    fonts = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
+    ours = {
+        "font.family": "sans-serif",
+        "font.sans-serif": fonts,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "rnas-zoo",
+    }
+    with style.context(["default", ours]):
+        yield
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"cannot draw {path}: pictures are .svg or .png, so give the file one of these suffixes.")
+    return path.suffix.lower()[1:]
+
+
+def _save(figure: Figure, path: Path, title: str, **options: Any) -> Path:
+    kind = _suffix(path)
+    metadata = {"Date": None, "Creator": None, "Title": printable(title)} if kind == "svg" else {"Software": None}
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata, facecolor=PAPER, **options)
+    return path
+
+
+def draw_genotype(genotype: Genotype, path: str | Path) -> Path:
+    """Draw the cells or blocks of a genotype with name, kind, status and hash.
+
+    Args:
+        genotype: what to draw.
+        path: a file ending in .svg or .png; it is replaced if it exists.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: another suffix.
+        OutputNotWritableError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    _suffix(path)
+    with _style():
+        return _save(genotype_figure(genotype), path, genotype.name)
+
+
+def genotype_figure(genotype: Genotype) -> Figure:
+    """The figure that `draw_genotype` writes, in matplotlib's present style."""
+    structure = genotype.structure
+    if isinstance(structure, Cells):
+        panels = []
+        for role, cell in zip(CELL_ROLES[structure.kind], structure.cells, strict=True):
+            layout = geometry.layout_cell(geometry.cell_connections(cell), cell.nodes, cell.concat)
+            panels.append((*ROLE_TITLES[role], layout))
+        return _cells_figure(genotype, panels)
+    if isinstance(structure, DenseCells) and structure.share:
+        connections = geometry.dense_connections(structure.codes[0])
+        layout = geometry.layout_cell(connections, DENSE_NODES, range(2, 2 + DENSE_NODES))
+        return _cells_figure(genotype, [("Every cell", "in reduction cells the inputs are read with stride 2", layout)])
+    if isinstance(structure, DenseCells):
+        return _matrix_figure(genotype, structure)
+    return _chain_figure(genotype, structure)
+
+
+def _headed_page(genotype: Genotype, width: float, height: float, notes: Sequence[str] = ()) -> tuple[Page, float]:
+    """A page with the title block, and the y at which the content of the given height may start."""
+    page = Page(max(width, 520.0), height + 54 + 14 * len(notes))
+    page.text((0, 4), printable(genotype.name, 48), 16, bold=True, align="left")
+    status = printable(str(genotype.provenance.get("status", "unknown")), 20)
+    facts = f"kind {genotype.kind}   ·   status {status}   ·   hash {genotype.hash[:12]}"
+    for line, note in enumerate((facts, *notes)):
+        page.text((0, 25 + 14 * line), note, 9, color=GREY, align="left")
+    return page, 54.0 + 14 * len(notes)
+
+
+def _cells_figure(genotype: Genotype, panels: Sequence[tuple[str, str, CellLayout]]) -> Figure:
+    heights = [layout.height + 56 for *_, layout in panels]
+    page, y = _headed_page(genotype, max(layout.width for *_, layout in panels), sum(heights) + 10)
+    for (title, note, layout), height in zip(panels, heights, strict=True):
+        page.text((0, y), title, 11.5, bold=True, align="left")
+        page.text((text_width(title, 11.5) + 14, y + 0.5), note, 8.5, color=GREY, align="left")
+        _paint_cell(page, layout, y + 20)
+        y += height
+    present = {geometry.family(edge.connection.op) for *_, layout in panels for edge in layout.edges}
+    x = 0.0
+    for key, look in geometry.FAMILIES.items():
+        if key in present:
+            page.line([(x, y), (x + 26, y)], look.color, look.width, look.dashes, arrow=False)
+            page.text((x + 32, y), look.name, 8.5, color=GREY, align="left")
+            x += 32 + text_width(look.name, 8.5) + 10
+    return page.figure
+
+
+def _paint_cell(page: Page, layout: CellLayout, down: float) -> None:
+    def moved(box: Box) -> Box:
+        return Box(box.left, box.top + down, box.width, box.height)
+
+    def way(points: Sequence[Point]) -> list[Point]:
+        return [(x, y + down) for x, y in points]
+
+    for _, route in layout.outputs:
+        page.line(way(route), "#9aa3ad", 1.1)
+    for edge in sorted(layout.edges, key=lambda edge: edge.label.top):
+        look = geometry.FAMILIES[geometry.family(edge.connection.op)]
+        page.line(way(edge.route), look.color, look.width, look.dashes)
+        page.box(moved(edge.label), PAPER, look.color, radius=edge.label.height / 2)
+        page.text(moved(edge.label).center, geometry.LABELS[edge.connection.op])
+    for state, box in enumerate(layout.states):
+        name = ("cell k-2", "cell k-1")[state] if state < 2 else f"node {state}"
+        page.box(moved(box), "#e9edf1" if state < 2 else "#fdf6e3", INK, width=1.1)
+        page.text(moved(box).center, name, 9, bold=True)
+    page.box(moved(layout.output), "#e9edf1", INK, width=1.1)
+    page.text(moved(layout.output).center, "concat", 9, bold=True)
+
+
+def _matrix_figure(genotype: Genotype, structure: DenseCells) -> Figure:
+    """Rows are cells, columns the 14 edges in groups of one target node."""
+    wide, high, gap, left = 44.0, 17.0, 10.0, 52.0
+    pairs = geometry.dense_pairs()
+    columns = [left + wide * i + gap * (target - 2) for i, (_, target) in enumerate(pairs)]
+    width = columns[-1] + wide + 52
+    note = "row: a cell; column: an edge from one state to another (0 and 1 are the cells k-2 and k-1, 2 to 5 the nodes)"
+    page, y = _headed_page(genotype, width, 34 + high * len(structure.codes) + 34, [note])
+    for target in range(2, 2 + DENSE_NODES):
+        own = [x for x, pair in zip(columns, pairs, strict=True) if pair[1] == target]
+        page.text(((own[0] + own[-1] + wide) / 2, y), f"into node {target}", 9, bold=True)
+    for x, (source, target) in zip(columns, pairs, strict=True):
+        page.text((x + wide / 2, y + 17), f"{source}→{target}", 8, color=GREY)
+    page.text((width, y + 17), "edges", 8, color=GREY, align="right")
+    fills = {"00": "#f6f7f9", "01": "#3b78b5", "10": "#c9ced4", "11": "#5b1f73"}
+    for row, code in enumerate(structure.codes):
+        top = y + 28 + high * row
+        page.text((left - 8, top + high / 2), f"cell {row}", 8, color=INK, align="right")
+        for x, bits in zip(columns, code, strict=True):
+            page.box(Box(x, top, wide, high), fills[bits], PAPER, width=1.2, radius=2)
+            color = INK if bits == "10" else PAPER
+            page.text((x + wide / 2, top + high / 2), CODE_WORDS[bits], 7, color=color)
+        page.text((width, top + high / 2), str(sum(bits != "00" for bits in code)), 8, color=INK, align="right")
+    x, y = left, y + 28 + high * len(structure.codes) + 22
+    for bits, operation in DENSE_OPERATIONS.items():
+        name = geometry.LABELS[operation] if bits != "00" else "no edge"
+        page.box(Box(x, y - 6, 16, 12), fills[bits], "#d5dae0", width=0.8, radius=2)
+        page.text((x + 22, y), f"{bits}: {name}", 8.5, color=GREY, align="left")
+        x += 22 + text_width(f"{bits}: {name}", 8.5) + 14
+    return page.figure
+
+
+def _chain_figure(genotype: Genotype, structure: Channels) -> Figure:
+    layout = geometry.layout_chain(structure)
+    notes = [
+        f"inverted residual blocks (1x1, depthwise 3x3, 1x1) with expansion {structure.expansion}, "
+        "as high as their output is wide; resolutions are those of a 32x32 image"
+    ]
+    if structure.tutors:
+        notes.append("last line below a block: the teacher layers its convolutions learn from")
+    page, down = _headed_page(genotype, layout.width, layout.height + 30, notes)
+    fills = {"stem": "#e9edf1", "block": "#cfe0f1", "pool": "#e9edf1", "linear": "#e9edf1"}
+    for band in layout.bands:
+        area = Box(band.box.left, band.box.top + down, band.box.width, band.box.height)
+        page.box(area, "#f6f7f9", "none", radius=6, level=0)
+        for line, (text, bold) in enumerate(zip(band.heading, (True, False, False), strict=True)):
+            page.text((area.left + 7, area.top + 11 + geometry.TEXT_LINE * line), text, 8, bold=bold, align="left", color=INK)
+    before: Box | None = None
+    for block in layout.blocks:
+        box = Box(block.box.left, block.box.top + down, block.box.width, block.box.height)
+        axis = box.center[1]
+        if before is not None:
+            start = (before.right, before.center[1])
+            if before.center[1] == axis:
+                page.line([start, (box.left, axis)], INK, 1.1, casing=False)
+            else:
+                between = min(b.box.top for b in layout.bands if b.box.top + down > start[1]) + down - geometry.ROW_GAP / 2
+                turns = [(start[0] + 22, start[1]), (start[0] + 22, between), (-11, between), (-11, axis)]
+                page.line([start, *turns, (box.left, axis)], INK, 1.1, level=1)
+        strided = block.stride == 2
+        page.box(box, "#f4b183" if strided else fills[block.role], INK, width=0.9, radius=3)
+        if block.residual:
+            join = (box.right + 8, axis)
+            over = box.top - 8
+            arc = [(box.left - 9, axis), (box.left - 9, over), (join[0], over), (join[0], axis - 4)]
+            page.line(arc, "#009e73", 1.3, arrow=False, casing=False, level=3)
+            _paint_sum(page, join)
+        for line, text in enumerate(block.texts):
+            at = (block.label.center[0], block.label.top + down + geometry.TEXT_LINE * (line + 0.5))
+            page.text(at, text, 8 if line == 0 else 7.5, color=INK if line == 0 else GREY)
+        before = box
+    x, y = 0.0, down + layout.height + 22
+    page.box(Box(x, y - 6, 16, 12), "#f4b183", INK, width=0.9, radius=2)
+    page.text((x + 22, y), "block with stride 2", 8.5, color=GREY, align="left")
+    _paint_sum(page, (x + 148, y))
+    page.text((x + 158, y), "residual: the block's input is added to its output", 8.5, color=GREY, align="left")
+    return page.figure
+
+
+def _paint_sum(page: Page, at: Point) -> None:
+    x, y = at
+    page.box(Box(x - 4, y - 4, 8, 8), PAPER, "#009e73", width=1.2, radius=4, level=5)
+    page.line([(x - 2.4, y), (x + 2.4, y)], "#009e73", 1.1, arrow=False, casing=False, level=6)
+    page.line([(x, y - 2.4), (x, y + 2.4)], "#009e73", 1.1, arrow=False, casing=False, level=6)
+
+
+def draw_curve(
+    series: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, *, title: str, eps_label: str = "ε (of 255)"
+) -> Path:
+    """Draw accuracy against ε, one line per name, named at its end.
+
+    Args:
+        series: for each name (ε in units of 1/255, accuracy in 0..1), in any order.
+        path: a file ending in .svg or .png; it is replaced if it exists.
+        title: the heading.
+        eps_label: the name of the horizontal axis.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: another suffix, no points, a negative ε, or an accuracy outside 0..1.
+        OutputNotWritableError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    _suffix(path)
+    if not series:
+        raise UsageError("a curve needs at least one series of (ε, accuracy) points, found none.")
+    curves = {}
+    for name, points in series.items():
+        curve = np.asarray(sorted(points), dtype=float)
+        if curve.ndim != 2 or curve.shape[1] != 2:
+            raise UsageError(f"series {name!r} needs (ε, accuracy) points, found {list(points)[:2]}.")
+        if not (np.isfinite(curve).all() and (curve >= 0).all() and (curve[:, 1] <= 1).all()):
+            raise UsageError(f"series {name!r}: ε must be finite and at least 0, accuracy between 0 and 1.")
+        curves[name] = curve
+    with _style():
+        return _save(_curve_figure(curves, title, eps_label), path, title, bbox_inches="tight", pad_inches=0.15)
+
+
+def _curve_figure(curves: Mapping[str, np.ndarray], title: str, eps_label: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    height = max(300.0, 14.0 * len(curves) + 20)
+    figure = Figure(figsize=(7.2, (height + 90) / 72), facecolor=PAPER)
+    axes = figure.add_axes((54 / 518.4, 48 / (height + 90), 440 / 518.4, height / (height + 90)))
+    axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
+    furthest = max(float(curve[-1, 0]) for curve in curves.values())
+    axes.set_xlim(0, furthest or 1.0)
+    ends = spread([float(curve[-1, 1]) * height for curve in curves.values()], 13.0, height)
+    for i, ((name, curve), end) in enumerate(zip(curves.items(), ends, strict=True)):
+        color, marker = CURVE_COLORS[i % len(CURVE_COLORS)], CURVE_MARKERS[i % len(CURVE_MARKERS)]
+        last = (float(curve[-1, 0]), 100 * float(curve[-1, 1]))
+        axes.plot(
+            curve[:, 0], 100 * curve[:, 1], color=color, marker=marker, ms=5, lw=1.8, mec=PAPER, mew=0.7, clip_on=False,
+            ls=("-", (0, (6, 2)), (0, (2, 1.5)))[i // len(CURVE_COLORS) % 3], zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            printable(name, 48), last, ((furthest or 1.0), end / height * 100), xycoords="data", textcoords="data",
+            color=color, fontsize=9, va="center", parse_math=False, annotation_clip=False,
+        ).set_x((furthest or 1.0) * (1 + 14 / 440))  # fmt: skip
+    axes.set_title(printable(title), fontsize=12, fontweight="bold", color=INK, loc="left", pad=12, parse_math=False)
+    axes.set_xlabel(printable(eps_label), fontsize=10, color=INK, parse_math=False)
+    axes.set_ylabel("accuracy (%)", fontsize=10, color=INK)
+    axes.tick_params(colors=GREY, labelsize=9, length=0)
+    axes.grid(color="#e6e9ed", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    return figure
+
+
+def spread(wanted: Sequence[float], distance: float, top: float) -> list[float]:
+    """Positions in 0..`top` near the wanted ones, in the same order and at least `distance` apart (if that fits)."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    at = [0.0] * len(wanted)
+    lowest = 0.0
+    for i in order:
+        at[i] = lowest = max(wanted[i], lowest)
+        lowest += distance
+    highest = max(top, distance * (len(wanted) - 1))
+    for i in reversed(order):
+        at[i] = highest = min(at[i], highest)
+        highest -= distance
+    return at
+
+
+def draw_pairs(
+    clean: np.ndarray, adversarial: np.ndarray, captions: Sequence[tuple[str, str]], path: str | Path, *, title: str
+) -> Path:
+    """Draw clean images above their adversarial twins above the amplified difference, ten pairs per row.
+
+    Args:
+        clean: (n, h, w, 3), uint8 or float in 0..1.
+        adversarial: the same shape.
+        captions: n pairs of texts, below the clean and below the adversarial image.
+        path: a file ending in .svg or .png; it is replaced if it exists.
+        title: the heading.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: another suffix, shapes that do not match, no images, or pixels outside 0..1.
+        OutputNotWritableError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    _suffix(path)
+    images, twins = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
+    if images.shape != twins.shape:
+        raise UsageError(f"clean and adversarial images differ in shape: {images.shape} and {twins.shape}.")
+    if len(captions) != len(images):
+        raise UsageError(f"{len(images)} pairs need as many captions, found {len(captions)}.")
+    with _style():
+        return _save(_pairs_figure(images, twins, captions, title), path, title)
+
+
+def _pixels(images: np.ndarray, name: str) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise UsageError(f"{name} images must have the shape (n, h, w, 3) with n of at least 1, found {images.shape}.")
+    if images.dtype == np.uint8:
+        return images / 255.0
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UsageError(f"{name} images must be uint8 or floating point, found {images.dtype}.")
+    if not (images >= 0).all() or not (images <= 1).all():
+        raise UsageError(f"{name} images must have pixels between 0 and 1 (uint8: 0 to 255).")
+    return images.astype(float)
+
+
+def _pairs_figure(
+    clean: np.ndarray, adversarial: np.ndarray, captions: Sequence[tuple[str, str]], title: str
+) -> Figure:
+    side, gap, label, line, per_row = 76.0, 9.0, 92.0, 17.0, 10
+    largest = float(np.abs(adversarial - clean).max())
+    factor = max(1, int(0.5 / largest)) if largest else 1
+    difference = np.clip(0.5 + factor * (adversarial - clean), 0, 1)
+    high = side * clean.shape[1] / clean.shape[2]
+    block = 3 * high + 2 * line + gap
+    rows = -(-len(clean) // per_row)
+    page = Page(max(label + (side + gap) * min(len(clean), per_row) - gap, 360), 30 + rows * (block + 16) - 16)
+    page.text((0, 4), printable(title), 13, bold=True, align="left")
+    for row in range(rows):
+        tops = [30 + row * (block + 16) + shift for shift in (0, high + line, 2 * (high + line))]
+        names = ("clean", "adversarial", f"difference ×{factor}")
+        notes = ("", f"max |δ| = {255 * largest:.3g}/255", "grey: unchanged")
+        for top, name, note in zip(tops, names, notes, strict=True):
+            page.text((0, top + high / 2 - (6 if note else 0)), name, 9, bold=True, align="left")
+            page.text((0, top + high / 2 + 7), note, 7.5, color=GREY, align="left")
+        for column, i in enumerate(range(row * per_row, min(len(clean), (row + 1) * per_row))):
+            x = label + column * (side + gap)
+            for top, image in zip(tops, (clean[i], adversarial[i], difference[i]), strict=True):
+                page.axes.imshow(
+                    image, extent=(x, x + side, top + high, top), interpolation="nearest", aspect="auto", zorder=3
+                )
+            for top, caption in zip(tops[:2], captions[i], strict=True):
+                page.text((x + side / 2, top + high + line / 2), printable(caption, 16), 9)
+    page.axes.set(xlim=(-geometry.MARGIN, page.figure.get_figwidth() * 72 - geometry.MARGIN))
+    page.axes.set(ylim=(page.figure.get_figheight() * 72 - geometry.MARGIN, -geometry.MARGIN))
+    return page.figure

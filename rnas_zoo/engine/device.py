@@ -1,0 +1,57 @@
+"""Where and how tensors are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.
+
+    Raises:
+        UsageError: CUDA is asked for and not usable, or the name is unknown.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context in which networks compute; losses, perturbations and statistics stay fp32.
+
+    Raises:
+        UsageError: a precision other than fp32 and bf16.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    raise UsageError(f"unknown precision {precision!r}; use fp32 or bf16")
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` CPU threads inside the block; None leaves torch's choice."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,140 @@
+"""The loop every long command runs: resumable, within a time budget, safe against signals."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from .. import random
+from ..errors import BudgetReachedError, CheckFailedError, InterruptedRunError
+from . import checkpoint
+from .budget import TimeBudget
+from .progress import Reporter, Silent
+from .record import RunFolder
+
+
+class Task(Protocol):
+    """Something that learns step by step; `step(i)` depends on the state, the seed and i, on nothing else."""
+
+    seed: int
+    total_steps: int
+
+    def step(self, index: int) -> Mapping[str, torch.Tensor | float]:
+        """Take step `index` and return what it measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+
+
+class Signals:
+    """The last signal received, 0 if none."""
+
+    received = 0
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Signals]:
+    """Hold back SIGINT and SIGTERM so that a checkpoint can be written; a second SIGINT interrupts at once."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+
+    def remember(signum: int, _frame: Any) -> None:
+        if signals.received == signal.SIGINT == signum:
+            raise KeyboardInterrupt
+        signals.received = signum
+
+    before = {signum: signal.signal(signum, remember) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def run(
+    task: Task,
+    folder: RunFolder,
+    *,
+    name: str,
+    budget: TimeBudget | None = None,
+    reporter: Reporter | None = None,
+    record_every: int = 20,
+    checkpoint_seconds: float = 60.0,
+    on_record: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Take the steps of `task` that `folder` does not have yet.
+
+    Global random numbers (dropout, drop path) are reseeded from (seed, step) for each step and left as found.
+
+    Raises:
+        BudgetReachedError: the budget ended first; the folder resumes.
+        InterruptedRunError: SIGINT or SIGTERM; the folder resumes.
+        CheckFailedError: a loss is not finite.
+    """
+    reporter = reporter or Silent()
+    done = 0
+    if folder.checkpoint.is_file():
+        state = checkpoint.load(folder.checkpoint)
+        done = state["step"]
+        task.load_state_dict(state["task"])
+        folder.forget_after(done)
+    seconds_before = folder.info["seconds"]
+    begin = saved = time.monotonic()
+    slowest = 0.0
+
+    def save(status: str) -> None:
+        checkpoint.save(folder.checkpoint, {"step": done, "task": task.state_dict()})
+        spent = seconds_before + time.monotonic() - begin
+        folder.update(status=status, steps_done=done, total_steps=task.total_steps, seconds=round(spent, 2))
+
+    reporter.start(name, task.total_steps, done)
+    with deferred_signals() as signals, _own_generators():
+        while done < task.total_steps:
+            step_begin = time.monotonic()
+            if signals.received:
+                save("stopped")
+                raise InterruptedRunError(
+                    f"stopped after step {done} of {task.total_steps}; the same command with --resume continues", signals.received
+                )
+            if budget and budget.left < slowest:
+                save("stopped")
+                raise BudgetReachedError(
+                    f"the time budget ended after step {done} of {task.total_steps}; the same command with --resume continues"
+                )
+            torch.manual_seed(int(random.integers(1, 0, 2**31 - 1, seed=task.seed, stream="step", draw=done)[0]))
+            metrics = task.step(done)
+            done += 1
+            note = ""
+            if done % record_every == 0 or done == task.total_steps:
+                row = {key: float(value) for key, value in metrics.items()}
+                bad = [key for key, value in row.items() if not math.isfinite(value)]
+                if bad:
+                    raise CheckFailedError(f"{', '.join(bad)} became non-finite at step {done}; lower the learning rate")
+                if on_record:
+                    on_record(done, row)
+                folder.append({"step": done, **{key: round(value, 6) for key, value in row.items()}})
+                note = " ".join(f"{key} {value:.3g}" for key, value in list(row.items())[:2])
+            reporter.advance(note)
+            slowest = max(slowest, time.monotonic() - step_begin)
+            if time.monotonic() - saved > checkpoint_seconds:
+                save("running")
+                saved = time.monotonic()
+        save("finished")
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield

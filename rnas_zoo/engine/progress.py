@@ -1,0 +1,85 @@
+"""Progress with time left: bars on a terminal, silence in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """What a long command reports to."""
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        """A stage of `total` units begins, `done` of them from an earlier session."""
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """`by` units of the current stage are done."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        pass
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class Lines(Silent):
+    """News as plain lines on standard error; no bars."""
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+class Bars:
+    """rich progress bars on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self._task = None
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self._task = self._progress.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, advance=by, **({"note": note} if note else {}))
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def reporter(quiet: bool = False) -> Iterator[Reporter]:
+    """Bars if standard error is a terminal, plain lines otherwise, nothing if `quiet`."""
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty():
+        bars = Bars()
+        with bars._progress:
+            yield bars
+    else:
+        yield Lines()

@@ -1,0 +1,349 @@
+"""Cell networks found by (robust) architecture search, as timm models.
+
+Four families share one two-input cell network:
+
+* DARTS cells (Liu et al., ICLR 2019, and RNAS beyond DARTS, E2RNAS, RACL, AdvRush, PC-DARTS, P-DARTS);
+* ARNAS's accurate and robust cells with widths C : 2C : 2C (Ou et al., CVPR 2024);
+* RobNet's dense cells, whose batch norms have no scale and shift (Guo et al., CVPR 2020);
+* whatever `rnas_cells(genotype=...)` is given.
+
+Images are RGB in [0, 1]; there is no normalisation outside the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead, DropPath
+from timm.models import checkpoint, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from .. import genotype as genotypes
+from ..errors import GenotypeError, UsageError
+from ..genotype import DENSE_NODES, DENSE_OPERATIONS, Cells, DenseCells, Edge, Genotype
+from . import ops
+from .ops import FactorizedReduce, ReLUConvBN, build_op, conv_bn, take_indices
+from .weights import configurations, create, pixel_cfg
+
+__all__ = ["AuxiliaryHead", "RnasCells"]
+
+STEMS = {"cifar": 1, "cifar_stride2": 2, "imagenet": 8}
+COMPACT = {"channels": 16, "layers": 8}
+
+
+class Cell(nn.Module):
+    """One cell: two input maps (N, C', H, W) to one of `len(concat) * chs` channels.
+
+    Args:
+        nodes: the incoming edges of each intermediate node.
+        concat: states whose concatenation is the output.
+        reduction: halve the resolution (edges from the two inputs have stride 2).
+        reduction_prev: the cell before was a reduction, so input 0 is twice as large as input 1.
+    """
+
+    def __init__(
+        self,
+        nodes: tuple[tuple[Edge, ...], ...],
+        concat: tuple[int, ...],
+        in_chs: tuple[int, int],
+        chs: int,
+        reduction: bool,
+        reduction_prev: bool,
+        affine: bool,
+        drop_path: bool,
+    ) -> None:
+        super().__init__()
+        self.chs = chs
+        self.preprocess0 = (FactorizedReduce if reduction_prev else ReLUConvBN)(in_chs[0], chs, affine)
+        self.preprocess1 = ReLUConvBN(in_chs[1], chs, affine)
+        self.ops = nn.ModuleList()
+        sources, opens_node = [], []
+        for edges in nodes:
+            for i, edge in enumerate(edges or (Edge("none", 0),)):
+                op = build_op(edge.op, chs, 2 if reduction and edge.source < 2 else 1, affine)
+                if drop_path and not isinstance(op, nn.Identity):
+                    op = nn.Sequential(op, DropPath(0.0))
+                self.ops.append(op)
+                sources.append(edge.source)
+                opens_node.append(i == 0)
+        self.sources, self.opens_node, self.concat = sources, opens_node, list(concat)
+        used = {*sources, *concat}
+        if 0 not in used:
+            self.preprocess0 = nn.Identity()
+        if 1 not in used:
+            self.preprocess1 = nn.Identity()
+
+    def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        for i, op in enumerate(self.ops):
+            y = op(states[self.sources[i]])
+            if self.opens_node[i]:
+                states.append(y)
+            else:
+                states[-1] = states[-1] + y
+        return torch.cat([states[i] for i in self.concat], dim=1)
+
+
+def _cell_plan(structure: Cells | DenseCells, layers: int) -> list[tuple[tuple[tuple[Edge, ...], ...], tuple[int, ...]]]:
+    """Nodes and concat of every cell in the network."""
+    first, second = layers // 3, 2 * layers // 3
+    if isinstance(structure, DenseCells):
+        if not structure.share and len(structure.codes) != layers:
+            raise GenotypeError(f"this genotype has {len(structure.codes)} cells of its own, but layers={layers} was asked for")
+        plans = []
+        for code in structure.codes:
+            bits, nodes = iter(code), []
+            for node in range(DENSE_NODES):
+                edges = [Edge(DENSE_OPERATIONS[next(bits)], source) for source in range(2 + node)]
+                nodes.append(tuple(edge for edge in edges if edge.op != "none"))
+            plans.append((tuple(nodes), tuple(range(2, 2 + DENSE_NODES))))
+        return plans * layers if structure.share else plans
+
+    def role(index: int) -> str:
+        if index in (first, second):
+            return "reduce"
+        if structure.kind == "cells":
+            return "normal"
+        return "accurate" if index < second else "robust"
+
+    cells = [structure[role(index)] for index in range(layers)]
+    return [(tuple(c.edges[2 * i : 2 * i + 2] for i in range(c.nodes)), c.concat) for c in cells]
+
+
+class RnasCells(nn.Module):
+    """A stack of searched cells: (N, in_chans, H, W) in [0, 1] to (N, num_classes) logits.
+
+    Args:
+        genotype: a genotype, its JSON object, a bundled name, or a path.
+        channels: channels of the first cells; the genotype's own default if None.
+        layers: number of cells, at least 3; the genotype's own default if None.
+        stem: `cifar` keeps the resolution, `cifar_stride2` halves it, `imagenet` divides it by 8.
+        drop_path_rate: above 0 makes the network ready for drop path; see `set_drop_path_rate`.
+
+    Raises:
+        GenotypeError: the genotype is invalid or of kind `channels`.
+        UsageError: channels, layers or stem out of range.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype | Mapping[str, Any] | str | Path,
+        channels: int | None = None,
+        layers: int | None = None,
+        stem: str = "cifar",
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        found = genotypes.resolve(genotype)
+        structure = found.structure
+        if not isinstance(structure, Cells | DenseCells):
+            raise GenotypeError(f"genotype {found.name!r} is of kind {found.kind!r}: build it with rnas_students")
+        chs = channels or found.default.get("channels", 36)
+        layers = layers or found.default.get("layers", 20)
+        if layers < 3 or chs < 2 or chs % 2:
+            raise UsageError(f"needs an even number of channels and at least 3 layers, got channels={chs}, layers={layers}")
+        if stem not in STEMS:
+            raise UsageError(f"unknown stem {stem!r}, known are {', '.join(STEMS)}")
+        self.num_classes, self.in_chans, self.grad_checkpointing = num_classes, in_chans, False
+        self.image_multiple = 32 if stem == "imagenet" else 4 * STEMS[stem]
+
+        if stem == "imagenet":
+            self.stem = nn.Sequential(*conv_bn(in_chans, chs // 2, 3, 2), nn.ReLU(), *conv_bn(chs // 2, chs, 3, 2))
+            self.stem1: nn.Module = nn.Sequential(nn.ReLU(), *conv_bn(chs, chs, 3, 2))
+            previous = (chs, chs)
+        else:
+            self.stem = nn.Sequential(*conv_bn(in_chans, 3 * chs, 3, STEMS[stem]))
+            self.stem1 = nn.Identity()
+            previous = (3 * chs, 3 * chs)
+
+        affine = not isinstance(structure, DenseCells)
+        reductions = (layers // 3, 2 * layers // 3)
+        self.cells = nn.ModuleList()
+        self.feature_info = []
+        reduction_prev, scale = stem == "imagenet", STEMS[stem]
+        for i, (nodes, concat) in enumerate(_cell_plan(structure, layers)):
+            reduction = i in reductions
+            if reduction:
+                scale *= 2
+                if not (structure.kind == "accurate_robust_cells" and i == reductions[1]):
+                    chs *= 2
+            cell = Cell(nodes, concat, previous, chs, reduction, reduction_prev, affine, drop_path_rate > 0)
+            self.cells.append(cell)
+            previous, reduction_prev = (previous[1], len(concat) * chs), reduction
+            if i + 1 in (*reductions, layers):
+                self.feature_info.append({"num_chs": previous[1], "reduction": scale, "module": f"cells.{i}"})
+        self.auxiliary_cell = reductions[1]
+        self.num_features = self.head_hidden_size = previous[1]
+        self.head = ClassifierHead(previous[1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.set_drop_path_rate(drop_path_rate)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def set_drop_path_rate(self, rate: float) -> None:
+        """Set the probability with which a sample loses a non-identity edge in training."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = rate
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {"stem": r"^stem", "blocks": r"^cells\.(\d+)"}
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        s0 = self.stem(ops.check_image_size(x, self.image_multiple))
+        s1 = self.stem1(s0)
+        for cell in self.cells:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                s0, s1 = s1, checkpoint(cell, s0, s1)
+            else:
+                s0, s1 = s1, cell(s0, s1)
+        return s1
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    @torch.jit.ignore
+    def cell_outputs(self, x: Tensor, stop: int | None = None) -> list[Tensor]:
+        """Outputs of the first `stop` cells (all by default), each (N, C, H, W)."""
+        s0 = self.stem(ops.check_image_size(x, self.image_multiple))
+        s1, outputs = self.stem1(s0), []
+        for cell in self.cells[:stop]:
+            s0, s1 = s1, checkpoint(cell, s0, s1) if self.grad_checkpointing else cell(s0, s1)
+            outputs.append(s1)
+        return outputs
+
+    @torch.jit.ignore
+    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the feature map (after the second reduction) that an `AuxiliaryHead` reads."""
+        outputs = self.cell_outputs(x)
+        return self.forward_head(outputs[-1]), outputs[self.auxiliary_cell]
+
+    @torch.jit.ignore
+    def auxiliary_head(self, feature_size: int) -> AuxiliaryHead:
+        """A fresh training-time classifier for the map of `forward_with_auxiliary`; it is no part of this network."""
+        return AuxiliaryHead(self.cell_channels(self.auxiliary_cell), self.num_classes, feature_size)
+
+    @torch.jit.ignore
+    def cell_channels(self, index: int) -> int:
+        """Output channels of a cell."""
+        cell = self.cells[index]
+        return len(cell.concat) * cell.chs
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps of the stages named by `indices`, and unless `intermediates_only` the last map."""
+        if output_fmt != "NCHW":
+            raise UsageError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        taps = [int(info["module"].split(".")[1]) for info in self.feature_info]
+        take = [taps[i] for i in take_indices(len(taps), indices)]
+        outputs = self.cell_outputs(x, max(take) + 1 if stop_early else None)
+        maps = [output for i, output in enumerate(outputs) if i in take]
+        return maps if intermediates_only else (outputs[-1], maps)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the cells after the last stage named by `indices`."""
+        take = take_indices(len(self.feature_info), indices)
+        last = int(self.feature_info[max(take)]["module"].split(".")[1])
+        self.cells = self.cells[: last + 1]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+
+class AuxiliaryHead(nn.Module):
+    """DARTS's training-time classifier; it lives outside the network, so no weights of it are ever deployed.
+
+    Args:
+        feature_size: height of the map it reads: 8 (32-pixel images) or 16 (64-pixel images, as ARNAS for Tiny-ImageNet).
+    """
+
+    def __init__(self, in_chs: int, num_classes: int, feature_size: int) -> None:
+        super().__init__()
+        pooled = (feature_size - 5) // 3 + 1
+        if pooled < 1:
+            raise UsageError(f"an auxiliary head needs feature maps of at least 5x5, found {feature_size}x{feature_size}")
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            nn.AvgPool2d(5, stride=3, count_include_pad=False),
+            nn.Conv2d(in_chs, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, pooled, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+def _architectures() -> dict[str, dict[str, Any]]:
+    """Entry points: every bundled cell genotype at its paper's size, and as a compact network where that exists."""
+    entries: dict[str, dict[str, Any]] = {}
+    compact = set()
+    for name in genotypes.names():
+        found = genotypes.named(name)
+        if isinstance(found.structure, Cells | DenseCells):
+            entries[f"rnas_{name}"] = {"genotype": name}
+            any_depth = not isinstance(found.structure, DenseCells) or found.structure.share
+            if any_depth and found.hash not in compact:
+                compact.add(found.hash)
+                entries[f"rnas_{name}_c16l8"] = {"genotype": name, **COMPACT}
+    return entries
+
+
+_ARCHITECTURES = _architectures()
+default_cfgs = generate_default_cfgs(configurations({name: pixel_cfg(pool_size=(8, 8)) for name in (*_ARCHITECTURES, "rnas_cells")}))
+
+
+@register_model
+def rnas_cells(pretrained: bool = False, **kwargs: Any) -> RnasCells:
+    """Any cell genotype: `genotype=` a name, path, JSON object or Genotype; `channels=`, `layers=`, `stem=`."""
+    return create(RnasCells, "rnas_cells", pretrained, **{"genotype": "vuln_h", **COMPACT, **kwargs})
+
+
+def _register(name: str, arguments: dict[str, Any]) -> None:
+    def entry(pretrained: bool = False, **kwargs: Any) -> RnasCells:
+        return create(RnasCells, name, pretrained, **{**arguments, **kwargs})
+
+    found = genotypes.named(arguments["genotype"])
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"{found.provenance.get('original_name', name)} of {found.provenance.get('paper', 'our own search')}"
+    globals()[name] = register_model(entry)
+
+
+for _name, _arguments in _ARCHITECTURES.items():
+    _register(_name, _arguments)
