@@ -22,14 +22,14 @@ from typing import Any, Literal
 
 from . import resources
 
-Run = Callable[[str], "subprocess.CompletedProcess[str]"]
+Done = subprocess.CompletedProcess[str]
+Run = Callable[[str], Done]
 Status = Literal["ok", "warning", "problem"]
 
 # Every one of these installs the same module `onnxruntime`.
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", *(f"onnxruntime-{kind}" for kind in (
-    "directml", "openvino", "qnn", "rocm", "migraphx", "training",
-)))  # fmt: skip
+_RUNTIMES = tuple("onnxruntime" + kind for kind in ("", "-gpu", "-directml", "-openvino", "-qnn", "-rocm", "-training"))
 _PAIR_FIX = "pip install --force-reinstall torch torchvision  # both from the same index, both of the same build"
+_TRIO_FIX = "pip install --upgrade torch torchvision timm"
 _COMPARE = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
@@ -42,7 +42,7 @@ with warnings.catch_warnings(record=True) as caught:
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         with torch.cuda.device(i):
             gpu = torch.cuda.get_device_properties(i)
-            gpus.append([gpu.name, gpu.total_memory, torch.cuda.is_bf16_supported()])
+            gpus.append([gpu.name, gpu.total_memory, torch.cuda.is_bf16_supported(including_emulation=False)])
 try:
     bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 except (AttributeError, RuntimeError):
@@ -105,7 +105,7 @@ class Finding:
     fix: str = ""
 
 
-def run_python(code: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, timeout: float = 120.0) -> Done:
     """Run code in a fresh interpreter; one that outlasts `timeout` seconds is killed and comes back with status 124."""
     command = [sys.executable, "-P", "-c", code]  # -P: files of the working directory must not shadow packages
     try:
@@ -142,7 +142,9 @@ def examine(
         "dependencies": lambda: _dependencies(_requirements(), installed),
         "torch": lambda: _torch(ended["torch"].result()),
         "torchvision": lambda: _torchvision(ended["torchvision"].result(), installed),
-        "onnxruntime": lambda: _onnxruntime(ended["onnxruntime"].result(), installed),
+        "onnxruntime": lambda: _onnxruntime(
+            ended["onnxruntime"].result(), installed, gpu=any(found.detail.startswith("cuda:") for found in findings)
+        ),
         "huggingface_hub": lambda: _hub(installed, environ),
     }
     findings: list[Finding] = []
@@ -151,7 +153,7 @@ def examine(
             findings += check()
         except Exception as error:
             findings.append(Finding(name, "problem", f"this check itself failed: {type(error).__name__}: {error}"))
-    return _gpu_left_idle(findings)
+    return findings
 
 
 def render(findings: Iterable[Finding], width: int = 110) -> str:
@@ -174,31 +176,25 @@ def render(findings: Iterable[Finding], width: int = 110) -> str:
 def _package() -> list[Finding]:
     import rnas_zoo
 
-    counts = []
+    detail, places = [f"version {getattr(rnas_zoo, '__version__', 'unknown')}"], {}
     for name, pattern in (("genotypes", "*.json"), ("recipes", "*.toml"), ("model_cards", "*/config.json")):
-        place = resources.folder(name)
-        counts.append((sum(1 for _ in place.glob(pattern)), name, place))
-    detail = f"version {getattr(rnas_zoo, '__version__', 'unknown')}; "
-    detail += ", ".join(f"{count} {name} in {place}" if count else f"no {name}" for count, name, place in counts)
-    if counts[0][0]:
-        return [Finding("rnas-zoo", "ok", detail)]
-    return [Finding("rnas-zoo", "warning", detail, "pip install --force-reinstall --no-deps rnas-zoo")]
+        places[name] = len(list(resources.folder(name).glob(pattern)))
+        detail.append(f"{places[name]} {name} in {resources.folder(name)}" if places[name] else f"no {name}")
+    fix = "" if places["genotypes"] else "pip install --force-reinstall --no-deps rnas-zoo"
+    return [Finding("rnas-zoo", "warning" if fix else "ok", ", ".join(detail), fix)]
 
 
 def _python() -> list[Finding]:
     cpus = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpus
-    count = f"{cpus} CPUs" if usable == cpus else f"{usable} of {cpus} CPUs"
-    detail = f"Python {platform.python_version()} in {sys.prefix}; {platform.platform()}; {count}"
-    if sys.version_info >= (3, 11):
+    detail = f"{platform.python_version()} in {sys.prefix}; {platform.platform()}; {usable} of {cpus} CPUs"
+    if _fits(platform.python_version(), ">=3.11"):
         return [Finding("python", "ok", detail)]
-    return [
-        Finding("python", "problem", f"{detail}; 3.11 or newer is needed", "make an environment with Python >= 3.11")
-    ]
+    return [Finding("python", "problem", detail, "make a new environment with Python 3.11 or newer")]
 
 
 def _dependencies(requirements: Iterable[str], installed: Mapping[str, str]) -> list[Finding]:
-    """One finding per dependency missing, out of range or with a bound not understood; one with the versions of all others."""
+    """One finding per dependency that is missing or out of range, one with the versions of all others."""
     good, findings = [], []
     for text in requirements:
         requirement, _, marker = text.partition(";")
@@ -209,128 +205,123 @@ def _dependencies(requirements: Iterable[str], installed: Mapping[str, str]) -> 
         name, bounds = _normal(match[1]), match[2].replace(" ", "")
         if re.search(r"\bextra\s*==", marker) or (name in _RUNTIMES and name != _runtime_wanted()):
             continue
-        candidates = [name, *(_RUNTIMES if name in _RUNTIMES else ())]
-        found = next((candidate for candidate in candidates if candidate in installed), None)
-        if name in ("torch", "torchvision", "timm"):
-            fix = "pip install --upgrade torch torchvision timm"
-        else:
-            fix = f'pip install --upgrade "{name}{bounds}"'
+        names = [name, *(_RUNTIMES if name in _RUNTIMES else ())]
+        found = next((candidate for candidate in names if candidate in installed), None)
+        fix = _TRIO_FIX if name in ("torch", "torchvision", "timm") else f'pip install --upgrade "{name}{bounds}"'
         if found is None:
-            findings.append(Finding(name, "problem", f"not installed; {name}{bounds} is needed", fix))
+            findings.append(
+                Finding("dependencies", "problem", f"{name} is not installed; {name}{bounds} is needed", fix)
+            )
             continue
         fits = [_fits(installed[found], bound) for bound in bounds.split(",") if bound]
         if False in fits:
-            findings.append(Finding(name, "problem", f"{found} {installed[found]}; {bounds} is needed", fix))
+            detail = f"{found} {installed[found]} is installed; {bounds} is needed"
+            findings.append(Finding("dependencies", "problem", detail, fix))
         elif None in fits:
-            findings.append(Finding(name, "warning", f"{found} {installed[found]}; bound not understood: {bounds}"))
+            detail = f"requirement not understood: {text} ({found} {installed[found]} is installed)"
+            findings.append(Finding("dependencies", "warning", detail))
         else:
             good.append(f"{found} {installed[found]}")
     return [Finding("dependencies", "ok", ", ".join(good)), *findings] if good else findings
 
 
-def _torch(done: subprocess.CompletedProcess[str]) -> list[Finding]:
+def _torch(done: Done) -> list[Finding]:
     if done.returncode:
         return [Finding("torch", "problem", f"`import torch` fails: {_last(done)}", _PAIR_FIX)]
     facts = _answers(done)[-1]
-    build = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
-    detail = f"{facts['version']} (built with {build}), {facts['threads']} threads"
-    findings = [Finding("torch", "ok", detail)]
-    cpu = f"CPU {facts['cpu']}, bf16 {_yes(facts['cpu_bf16'])}"
-    gpus = [
-        f"cuda:{i} {name}, {memory / 2**30:.1f} GiB, bf16 {_yes(bf16)}"
-        for i, (name, memory, bf16) in enumerate(facts["gpus"])
-    ]
-    if gpus or not (facts["driver"] or facts["warnings"]):
-        return [*findings, Finding("device", "ok", "; ".join([*(gpus or ["no CUDA device"]), cpu]))]
-    cause = "; ".join(facts["warnings"]) or f"torch {facts['version']} is built with {build}"
-    detail = f"an NVIDIA driver is installed, but torch finds no CUDA device ({cause}); {cpu}"
-    fix = "update the NVIDIA driver" if facts["cuda"] else f"{_PAIR_FIX}   (builds with CUDA)"
+    build = f"{facts['version']} (built {'for CUDA ' + facts['cuda'] if facts['cuda'] else 'without CUDA'})"
+    findings = [Finding("torch", "ok", f"{build}, {facts['threads']} threads")]
+    detail = f"CPU {facts['cpu']}, bf16 {'yes' if facts['cpu_bf16'] else 'no'}"
+    for i, (name, memory, bf16) in reversed(list(enumerate(facts["gpus"]))):
+        detail = f"cuda:{i} {name}, {memory / 2**30:.1f} GiB, bf16 {'yes' if bf16 else 'no'}; {detail}"
+    if facts["gpus"] or not (facts["driver"] or facts["warnings"]):
+        return [*findings, Finding("device", "ok", detail if facts["gpus"] else f"no CUDA device; {detail}")]
+    cause = "; ".join(facts["warnings"]) or f"torch {build}"
+    detail = f"an NVIDIA driver is there, but torch finds no CUDA device: {cause}; {detail}"
+    fix = "update the NVIDIA driver, or take a torch for the CUDA version it has" if facts["cuda"] else _PAIR_FIX
     return [*findings, Finding("device", "warning", detail, fix)]
 
 
-def _torchvision(done: subprocess.CompletedProcess[str], installed: Mapping[str, str]) -> list[Finding]:
+def _torchvision(done: Done, installed: Mapping[str, str]) -> list[Finding]:
     if not done.returncode:
         return [Finding("torchvision", "ok", f"{done.stdout.strip()}, imports beside torch")]
-    mismatch = re.search(
-        r"operator torchvision::\w+ does not exist|compiled with different CUDA major versions", done.stderr
-    )
+    mismatch = re.search(r"operator torchvision::\w+ does not exist|different CUDA major versions", done.stderr)
     if not mismatch:
-        missing = "No module named 'torchvision'" in done.stderr
-        fix = "pip install --upgrade torch torchvision timm" if missing else _PAIR_FIX
+        fix = _TRIO_FIX if "No module named 'torchvision'" in done.stderr else _PAIR_FIX
         return [Finding("torchvision", "problem", f"`import torchvision` fails: {_last(done)}", fix)]
-    versions = {name: installed.get(name, "unknown") for name in ("torch", "torchvision")}
-    builds = {name: version.partition("+")[2] for name, version in versions.items()}
-    detail = f"torch {versions['torch']} and torchvision {versions['torchvision']} are no matching pair ({mismatch[0]})"
-    if builds["torch"] != builds["torchvision"]:
-        detail += "; " + ", ".join(
-            f"{name} is {'a +' + build if build else 'an untagged'} build" for name, build in builds.items()
-        )
-    return [
-        Finding("torchvision", "problem", detail, f"{_PAIR_FIX}   (both from the same index, both of the same build)")
-    ]
+    torch, vision = (installed.get(name, "unknown") for name in ("torch", "torchvision"))
+    detail = f"torch {torch} and torchvision {vision} are no matching pair ({mismatch[0]})"
+    if torch.partition("+")[2] != vision.partition("+")[2]:
+        detail += "; they are different builds: what follows the + must agree"
+    return [Finding("torchvision", "problem", detail, _PAIR_FIX)]
 
 
-def _onnxruntime(
-    done: subprocess.CompletedProcess[str], torch_done: subprocess.CompletedProcess[str], installed: Mapping[str, str]
-) -> list[Finding]:
+def _onnxruntime(done: Done, installed: Mapping[str, str], *, gpu: bool) -> list[Finding]:
     present = [name for name in _RUNTIMES if name in installed]
     clean = f"pip uninstall -y {' '.join(sorted({*present, *_RUNTIMES[:2]}))} && pip install {_runtime_wanted()}"
     findings = []
     if len(present) > 1:
-        both = f"{' and '.join(present)} are both installed: they overwrite each other's files"
+        both = f"{' and '.join(present)} are both installed; they overwrite each other's files"
         findings.append(Finding("onnxruntime", "problem", both, clean))
     answers = _answers(done)
     if not answers:
         fix = clean if present else f"pip install {_runtime_wanted()}"
         return [*findings, Finding("onnxruntime", "problem", f"`import onnxruntime` fails: {_last(done)}", fix)]
     module, *tried = answers
-    if not module["version"] or not module["listed"]:
+    if not module["version"]:
         empty = "the module is empty, as uninstalling one of two onnxruntime packages leaves it"
         return [*findings, Finding("onnxruntime", "problem", empty, clean)]
     if not findings:
-        findings.append(Finding("onnxruntime", "ok", f"{module['version']}, package {' '.join(present) or 'unknown'}"))
+        findings.append(Finding("onnxruntime", "ok", f"{module['version']}, from {' '.join(present) or 'no package'}"))
 
-    reasons = {answer["provider"]: answer["reason"] for answer in tried if answer["provider"] != answer["taken"]}
     usable = [answer["provider"] for answer in tried if answer["provider"] == answer["taken"]]
-    untried = [name for name in module["listed"] if name not in usable and name not in reasons]
-    reasons |= dict.fromkeys(untried, "not tried") | dict.fromkeys(untried[:1], f"trying it failed: {_last(done)}")
+    reasons = {answer["provider"]: answer["reason"] for answer in tried if answer["provider"] not in usable}
+    for name in module["listed"][len(tried) :]:
+        reasons[name] = f"the trial ended early: {_last(done)}"
     detail = f"usable: {', '.join(usable) or 'none'}"
     if reasons:
         detail += "; listed but not usable: " + ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
     if "CPUExecutionProvider" not in usable:
-        return [*findings, Finding("providers", "problem", detail, clean)]
-    gpus = torch_done.returncode == 0 and _answers(torch_done)[-1]["gpus"]
-    if gpus and "CUDAExecutionProvider" in reasons:
-        fix = 'pip install "onnxruntime-gpu[cuda,cudnn]"   (the CUDA libraries; sessions run on the CPU without them)'
+        fix = "pip install --upgrade onnx" if "No module named 'onnx'" in done.stderr else clean
+        return [*findings, Finding("providers", "problem", detail, fix)]
+    if gpu and "CUDAExecutionProvider" in reasons:
+        fix = 'pip install "onnxruntime-gpu[cuda,cudnn]"  # the CUDA libraries, without which sessions run on the CPU'
         return [*findings, Finding("providers", "warning", detail, fix)]
     return [*findings, Finding("providers", "ok", detail)]
 
 
 def _hub(installed: Mapping[str, str], environ: Mapping[str, str]) -> list[Finding]:
-    detail, status, fix = installed.get("huggingface-hub", "not installed"), "ok", ""
+    detail = installed.get("huggingface-hub", "not installed")
+    status: Status = "ok"
+    fix = ""
     if endpoint := environ.get("HF_ENDPOINT"):
         shown = re.sub(r"^(\w+://)?.*@", r"\1***@", re.split(r"[?#]", endpoint)[0])  # a URL may carry credentials
         detail += f"; HF_ENDPOINT={shown}"
         if not re.match(r"https?://", endpoint):
-            status, fix = "warning", "HF_ENDPOINT must begin with https:// or http://"
+            status, fix = "warning", "let HF_ENDPOINT begin with https:// or http://"
     if offline := environ.get("HF_HUB_OFFLINE"):
-        detail += f"; HF_HUB_OFFLINE={offline}"
-        detail += ", no downloads" if offline.upper() in ("1", "ON", "YES", "TRUE") else ""
+        effect = "no downloads" if offline.upper() in ("1", "ON", "YES", "TRUE") else "no effect"
+        detail += f"; HF_HUB_OFFLINE={offline}: {effect}"
     if "huggingface-hub" not in installed:
         status, fix = "problem", "pip install huggingface-hub"
-    return [Finding("huggingface_hub", status, detail, fix)]  # type: ignore[arg-type]
+    return [Finding("huggingface_hub", status, detail, fix)]
 
 
-def _installed() -> Iterable[tuple[str, str]]:
+def _installed() -> dict[str, str]:
+    """Normalised name → version; the first on the path counts, it is the one that is imported."""
+    found: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
         if name:  # an interrupted uninstall leaves folders without metadata
-            yield name, distribution.version
+            found.setdefault(_normal(name), distribution.version)
+    return found
 
 
 def _requirements() -> list[str]:
     pyproject = resources.PACKAGE.parent / "pyproject.toml"
     if pyproject.is_file():
+        import tomllib
+
         project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
         if _normal(project.get("name", "")) == "rnas-zoo":
             return project["dependencies"]
@@ -348,7 +339,7 @@ def _normal(name: str) -> str:
 
 
 def _fits(version: str, bound: str) -> bool | None:
-    """Whether the release numbers satisfy one bound (pre-releases count as their release); None if it is not understood."""
+    """Whether the release numbers satisfy one bound (a pre-release counts as its release); None: not understood."""
     match = re.fullmatch(r"(>=|<=|==|!=|>|<)v?(\d+(?:\.\d+)*)", bound)
     release = re.match(r"v?(\d+(?:\.\d+)*)", version)
     if match is None or release is None:
@@ -358,16 +349,12 @@ def _fits(version: str, bound: str) -> bool | None:
     return _COMPARE[match[1]](a + [0] * (length - len(a)), b + [0] * (length - len(b)))
 
 
-def _answers(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+def _answers(done: Done) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def _last(done: subprocess.CompletedProcess[str]) -> str:
+def _last(done: Done) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
     return lines[-1] if lines else f"exit status {done.returncode}"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,13 +104,17 @@ def genotype_figure(genotype: Genotype) -> Figure:
 
 def _headed_page(genotype: Genotype, width: float, height: float, notes: Sequence[str] = ()) -> tuple[Page, float]:
     """A page with the title block, and the y at which the content of the given height may start."""
-    page = Page(max(width, 520.0), height + 54 + 14 * len(notes))
-    page.text((0, 4), printable(genotype.name, 48), 16, bold=True, align="left")
+    name = printable(genotype.name, 60)
+    width = max(width, 520.0, text_width(name, 18))
     status = printable(str(genotype.provenance.get("status", "unknown")), 20)
-    facts = f"kind {genotype.kind}   ·   status {status}   ·   hash {genotype.hash[:12]}"
-    for line, note in enumerate((facts, *notes)):
-        page.text((0, 25 + 14 * line), note, 9, color=GREY, align="left")
-    return page, 54.0 + 14 * len(notes)
+    lines = [f"kind {genotype.kind}   ·   status {status}   ·   hash {genotype.hash[:12]}"]
+    lines += [line for note in notes for line in wrap(note, int(width / text_width(" ", 9)))]
+    top = 40.0 + 14 * len(lines)
+    page = Page(width, height + top)
+    page.text((0, 4), name, 16, bold=True, align="left")
+    for i, line in enumerate(lines):
+        page.text((0, 25 + 14 * i), line, 9, color=GREY, align="left")
+    return page, top
 
 
 def _cells_figure(genotype: Genotype, panels: Sequence[tuple[str, str, CellLayout]]) -> Figure:
@@ -158,7 +163,7 @@ def _matrix_figure(genotype: Genotype, structure: DenseCells) -> Figure:
     pairs = geometry.dense_pairs()
     columns = [left + wide * i + gap * (target - 2) for i, (_, target) in enumerate(pairs)]
     width = columns[-1] + wide + 52
-    note = "row: a cell; column: an edge from one state to another (0 and 1 are the cells k-2 and k-1, 2 to 5 the nodes)"
+    note = "rows: cells; columns: edges from state to state (0 and 1 are the cells k-2 and k-1, 2 to 5 the nodes)"
     page, y = _headed_page(genotype, width, 34 + high * len(structure.codes) + 34, [note])
     for target in range(2, 2 + DENSE_NODES):
         own = [x for x, pair in zip(columns, pairs, strict=True) if pair[1] == target]
@@ -187,8 +192,8 @@ def _matrix_figure(genotype: Genotype, structure: DenseCells) -> Figure:
 def _chain_figure(genotype: Genotype, structure: Channels) -> Figure:
     layout = geometry.layout_chain(structure)
     notes = [
-        f"inverted residual blocks (1x1, depthwise 3x3, 1x1) with expansion {structure.expansion}, "
-        "as high as their output is wide; resolutions are those of a 32x32 image"
+        f"inverted residual blocks (1x1, depthwise 3x3, 1x1) with expansion {structure.expansion}",
+        "boxes are as high as their output is wide; resolutions are those of a 32x32 image",
     ]
     if structure.tutors:
         notes.append("last line below a block: the teacher layers its convolutions learn from")
@@ -198,20 +203,14 @@ def _chain_figure(genotype: Genotype, structure: Channels) -> Figure:
         area = Box(band.box.left, band.box.top + down, band.box.width, band.box.height)
         page.box(area, "#f6f7f9", "none", radius=6, level=0)
         for line, (text, bold) in enumerate(zip(band.heading, (True, False, False), strict=True)):
-            page.text((area.left + 7, area.top + 11 + geometry.TEXT_LINE * line), text, 8, bold=bold, align="left", color=INK)
-    before: Box | None = None
+            at = (area.left + 7, area.top + 11 + geometry.TEXT_LINE * line)
+            page.text(at, text, 8, bold=bold, align="left")
+    for link in layout.links:
+        page.line([(x, y + down) for x, y in link], INK, 1.1, casing=False, level=1)
     for block in layout.blocks:
         box = Box(block.box.left, block.box.top + down, block.box.width, block.box.height)
         axis = box.center[1]
-        if before is not None:
-            start = (before.right, before.center[1])
-            if before.center[1] == axis:
-                page.line([start, (box.left, axis)], INK, 1.1, casing=False)
-            else:
-                between = min(b.box.top for b in layout.bands if b.box.top + down > start[1]) + down - geometry.ROW_GAP / 2
-                turns = [(start[0] + 22, start[1]), (start[0] + 22, between), (-11, between), (-11, axis)]
-                page.line([start, *turns, (box.left, axis)], INK, 1.1, level=1)
-        strided = block.stride == 2
+        strided = block.stride > 1
         page.box(box, "#f4b183" if strided else fills[block.role], INK, width=0.9, radius=3)
         if block.residual:
             join = (box.right + 8, axis)
@@ -222,12 +221,11 @@ def _chain_figure(genotype: Genotype, structure: Channels) -> Figure:
         for line, text in enumerate(block.texts):
             at = (block.label.center[0], block.label.top + down + geometry.TEXT_LINE * (line + 0.5))
             page.text(at, text, 8 if line == 0 else 7.5, color=INK if line == 0 else GREY)
-        before = box
     x, y = 0.0, down + layout.height + 22
     page.box(Box(x, y - 6, 16, 12), "#f4b183", INK, width=0.9, radius=2)
-    page.text((x + 22, y), "block with stride 2", 8.5, color=GREY, align="left")
-    _paint_sum(page, (x + 148, y))
-    page.text((x + 158, y), "residual: the block's input is added to its output", 8.5, color=GREY, align="left")
+    page.text((x + 22, y), "strided: lowers the resolution", 8.5, color=GREY, align="left")
+    _paint_sum(page, (x + 200, y))
+    page.text((x + 210, y), "residual: the block's input is added to its output", 8.5, color=GREY, align="left")
     return page.figure
 
 
@@ -262,9 +260,9 @@ def draw_curve(
         raise UsageError("a curve needs at least one series of (ε, accuracy) points, found none.")
     curves = {}
     for name, points in series.items():
-        curve = np.asarray(sorted(points), dtype=float)
-        if curve.ndim != 2 or curve.shape[1] != 2:
+        if len(points) == 0 or any(len(point) != 2 for point in points):
             raise UsageError(f"series {name!r} needs (ε, accuracy) points, found {list(points)[:2]}.")
+        curve = np.array(sorted((float(eps), float(accuracy)) for eps, accuracy in points))
         if not (np.isfinite(curve).all() and (curve >= 0).all() and (curve[:, 1] <= 1).all()):
             raise UsageError(f"series {name!r}: ε must be finite and at least 0, accuracy between 0 and 1.")
         curves[name] = curve
@@ -279,20 +277,20 @@ def _curve_figure(curves: Mapping[str, np.ndarray], title: str, eps_label: str) 
     figure = Figure(figsize=(7.2, (height + 90) / 72), facecolor=PAPER)
     axes = figure.add_axes((54 / 518.4, 48 / (height + 90), 440 / 518.4, height / (height + 90)))
     axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
-    furthest = max(float(curve[-1, 0]) for curve in curves.values())
-    axes.set_xlim(0, furthest or 1.0)
+    right = max(float(curve[-1, 0]) for curve in curves.values()) or 1.0
+    axes.set_xlim(0, right)
     ends = spread([float(curve[-1, 1]) * height for curve in curves.values()], 13.0, height)
     for i, ((name, curve), end) in enumerate(zip(curves.items(), ends, strict=True)):
         color, marker = CURVE_COLORS[i % len(CURVE_COLORS)], CURVE_MARKERS[i % len(CURVE_MARKERS)]
-        last = (float(curve[-1, 0]), 100 * float(curve[-1, 1]))
         axes.plot(
             curve[:, 0], 100 * curve[:, 1], color=color, marker=marker, ms=5, lw=1.8, mec=PAPER, mew=0.7, clip_on=False,
             ls=("-", (0, (6, 2)), (0, (2, 1.5)))[i // len(CURVE_COLORS) % 3], zorder=3,
         )  # fmt: skip
-        axes.annotate(
-            printable(name, 48), last, ((furthest or 1.0), end / height * 100), xycoords="data", textcoords="data",
-            color=color, fontsize=9, va="center", parse_math=False, annotation_clip=False,
-        ).set_x((furthest or 1.0) * (1 + 14 / 440))  # fmt: skip
+        axes.plot(right * (1 + 16 / 440), 100 * end / height, color=color, marker=marker, ms=5, clip_on=False)
+        axes.text(
+            right * (1 + 24 / 440), 100 * end / height, printable(name, 48), color=color, fontsize=9, va="center",
+            parse_math=False,
+        )  # fmt: skip
     axes.set_title(printable(title), fontsize=12, fontweight="bold", color=INK, loc="left", pad=12, parse_math=False)
     axes.set_xlabel(printable(eps_label), fontsize=10, color=INK, parse_math=False)
     axes.set_ylabel("accuracy (%)", fontsize=10, color=INK)
@@ -343,8 +341,8 @@ def draw_pairs(
     images, twins = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
     if images.shape != twins.shape:
         raise UsageError(f"clean and adversarial images differ in shape: {images.shape} and {twins.shape}.")
-    if len(captions) != len(images):
-        raise UsageError(f"{len(images)} pairs need as many captions, found {len(captions)}.")
+    if len(captions) != len(images) or any(len(pair) != 2 for pair in captions):
+        raise UsageError(f"{len(images)} pairs of images need as many pairs of captions, found {len(captions)}.")
     with _style():
         return _save(_pairs_figure(images, twins, captions, title), path, title)
 
@@ -372,8 +370,10 @@ def _pairs_figure(
     high = side * clean.shape[1] / clean.shape[2]
     block = 3 * high + 2 * line + gap
     rows = -(-len(clean) // per_row)
-    page = Page(max(label + (side + gap) * min(len(clean), per_row) - gap, 360), 30 + rows * (block + 16) - 16)
-    page.text((0, 4), printable(title), 13, bold=True, align="left")
+    title = printable(title, 100)
+    width = max(label + (side + gap) * min(len(clean), per_row) - gap, text_width(title, 14))
+    page = Page(width, 30 + rows * (block + 16) - 16)
+    page.text((0, 4), title, 13, bold=True, align="left")
     for row in range(rows):
         tops = [30 + row * (block + 16) + shift for shift in (0, high + line, 2 * (high + line))]
         names = ("clean", "adversarial", f"difference ×{factor}")
@@ -384,11 +384,7 @@ def _pairs_figure(
         for column, i in enumerate(range(row * per_row, min(len(clean), (row + 1) * per_row))):
             x = label + column * (side + gap)
             for top, image in zip(tops, (clean[i], adversarial[i], difference[i]), strict=True):
-                page.axes.imshow(
-                    image, extent=(x, x + side, top + high, top), interpolation="nearest", aspect="auto", zorder=3
-                )
+                page.image(Box(x, top, side, high), image)
             for top, caption in zip(tops[:2], captions[i], strict=True):
                 page.text((x + side / 2, top + high + line / 2), printable(caption, 16), 9)
-    page.axes.set(xlim=(-geometry.MARGIN, page.figure.get_figwidth() * 72 - geometry.MARGIN))
-    page.axes.set(ylim=(page.figure.get_figheight() * 72 - geometry.MARGIN, -geometry.MARGIN))
     return page.figure

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from .genotype import DENSE_NODES, DENSE_OPERATIONS, Cell, Channels
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Point = tuple[float, float]
 
@@ -199,12 +203,13 @@ class Band:
 
 @dataclass(frozen=True)
 class ChainLayout:
-    """A chain of blocks in one or more rows, in the order of the data, grouped into bands."""
+    """A chain of blocks in rows, in the order of the data, grouped into bands; `links` are the ways between them."""
 
     width: float
     height: float
     blocks: tuple[BlockLayout, ...]
     bands: tuple[Band, ...]
+    links: tuple[tuple[Point, ...], ...]
 
 
 def layout_chain(structure: Channels, image: int = 32) -> ChainLayout:
@@ -218,7 +223,7 @@ def layout_chain(structure: Channels, image: int = 32) -> ChainLayout:
     size = -(-image // structure.stem_stride)
     width = structure.stem_width
     stem_texts = (f"3→{width}", f"stride {structure.stem_stride}", *_tutors(tutors, 0, 1))
-    stem = (width, stem_texts, "stem", 1, False)
+    stem = (width, stem_texts, "stem", structure.stem_stride, False)
     groups: list[tuple[Any, list[Any]]] = [(("stem", "conv 3x3", f"{size}×{size}"), [stem])]
     convolutions = 1
     for number, stage in enumerate(structure.stages, 1):
@@ -232,8 +237,8 @@ def layout_chain(structure: Channels, image: int = 32) -> ChainLayout:
         groups.append(((f"stage {number}", f"stride {stage.stride}", f"{size}×{size}"), blocks))
     head = [(width, ("average",), "pool", 1, False), (width, (f"{width}→", "classes"), "linear", 1, False)]
     groups.append((("head", "pool, linear", "1×1"), head))
-    texts = [text for _, blocks in groups for block in blocks for text in block[1]]
-    pitch = max(BLOCK + 24, 6 + max(map(text_width, texts)))
+    below = [text for _, blocks in groups for block in blocks for text in block[1]]
+    pitch = max(BLOCK + 24, 6 + max(map(text_width, below)))
     lines = 3 if structure.tutors else 2
     highest = max(out for _, blocks in groups for out, *_ in blocks)
     placed, bands, y, extent = [], [], 0.0, 0.0
@@ -250,7 +255,17 @@ def layout_chain(structure: Channels, image: int = 32) -> ChainLayout:
                 x += pitch
             extent, x = max(extent, x), x + 8
         y += row_height + ROW_GAP
-    return ChainLayout(extent, y - ROW_GAP, tuple(placed), tuple(bands))
+    links = tuple(_link(before, after) for before, after in pairwise(placed))
+    return ChainLayout(extent, y - ROW_GAP, tuple(placed), tuple(bands), links)
+
+
+def _link(before: BlockLayout, after: BlockLayout) -> tuple[Point, ...]:
+    """From the right of one block to the left of the next, through the gap between the rows where a new row begins."""
+    start, end = (before.box.right, before.box.center[1]), (after.box.left, after.box.center[1])
+    if start[0] < end[0]:
+        return start, (end[0], start[1])
+    turn, between = start[0] + 22, before.label.bottom + 6 + ROW_GAP / 2
+    return start, (turn, start[1]), (turn, between), (-11.0, between), (-11.0, end[1]), end
 
 
 def _rows(groups: Sequence[tuple[Any, list[Any]]], per_row: int, pitch: float) -> list[list[tuple[Any, list[Any]]]]:
@@ -280,7 +295,7 @@ def family(op: str) -> str:
 
 
 class Page:
-    """A white figure of `width` x `height` points plus margins, with y pointing down."""
+    """A white figure of `width` x `height` points and a margin all round, with y pointing down."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -315,6 +330,14 @@ class Page:
         )
         self.axes.add_patch(patch)
 
+    def image(self, box: Box, pixels: np.ndarray) -> None:
+        """Draw an image of shape (h, w, 3), floats in 0..1, each pixel a sharp rectangle."""
+        from matplotlib.image import AxesImage
+
+        image = AxesImage(self.axes, interpolation="nearest", extent=(box.left, box.right, box.bottom, box.top))
+        image.set_data(pixels)
+        self.axes.add_image(image)
+
     def line(
         self, points: Sequence[Point], color: str, width: float = 1.5, dashes: tuple[float, ...] = (), *,
         arrow: bool = True, casing: bool = True, level: float = 2,
@@ -345,7 +368,7 @@ def _rounded(points: Sequence[Point], radius: float) -> list[tuple[Point, int]]:
         for other in (before, after):
             length = abs(other[0] - corner[0]) + abs(other[1] - corner[1])
             share = min(radius, length / 2) / length if length else 0.0
-            ends.append(tuple(c + (o - c) * share for c, o in zip(corner, other, strict=True)))
+            ends.append((corner[0] + (other[0] - corner[0]) * share, corner[1] + (other[1] - corner[1]) * share))
         outline += [(ends[0], line), (corner, curve), (ends[1], curve)]
     return [*outline, (points[-1], line)]
 

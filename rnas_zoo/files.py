@@ -52,7 +52,9 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     """
     target = Path(target)
     if target.exists() and not overwrite:
-        raise OutputExistsError(f"{target} exists already and was left as it is. Choose another -o, or remove it first.")
+        raise OutputExistsError(
+            f"{target} exists already and was left as it is. Choose another -o, or remove it first."
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))

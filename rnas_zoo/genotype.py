@@ -239,12 +239,16 @@ class _Reader:
         share = self.get(value, "", "share", bool)
         codes = self.get(value, "", "codes", (list, tuple))
         if not codes or (share and len(codes) != 1):
-            raise self.refuse("codes", f"needs {'exactly one code' if share else 'a code per cell'}, found {len(codes)}")
+            raise self.refuse(
+                "codes", f"needs {'exactly one code' if share else 'a code per cell'}, found {len(codes)}"
+            )
         read = []
         for i, code in enumerate(codes):
             parts = tuple(self.check(code, f"codes[{i}]", str).split())
             if len(parts) != DENSE_EDGES or set(parts) - set(DENSE_OPERATIONS):
-                raise self.refuse(f"codes[{i}]", f"needs {DENSE_EDGES} of {', '.join(DENSE_OPERATIONS)}, found {code!r}")
+                raise self.refuse(
+                    f"codes[{i}]", f"needs {DENSE_EDGES} of {', '.join(DENSE_OPERATIONS)}, found {code!r}"
+                )
             read.append(parts)
         return DenseCells(share, tuple(read))
 
@@ -265,7 +269,9 @@ class _Reader:
             tutors = tuple(self.check(t, "tutors", int) for t in self.check(tutors, "tutors", (list, tuple)))
             convolutions = 1 + 3 * sum(len(stage.widths) for stage in stages)
             if len(tutors) != convolutions or min(tutors) < 0:
-                raise self.refuse("tutors", f"needs {convolutions} teacher layers >= 0 (one per convolution), found {len(tutors)}")
+                raise self.refuse(
+                    "tutors", f"needs {convolutions} teacher layers >= 0 (one per convolution), found {len(tutors)}"
+                )
         return Channels(
             self.positive(self.get(stem, "stem", "width", int), "stem.width"),
             self.positive(self.get(stem, "stem", "stride", int), "stem.stride"),
@@ -288,7 +294,9 @@ def from_json(value: Any, where: str = "genotype") -> Genotype:
     reader = _Reader(where)
     schema = reader.get(value, "", "schema", int)
     if schema != SCHEMA:
-        raise reader.refuse("schema", f"version {schema} is not supported (this release reads {SCHEMA}); update rnas-zoo")
+        raise reader.refuse(
+            "schema", f"version {schema} is not supported (this release reads {SCHEMA}); update rnas-zoo"
+        )
     kind = reader.get(value, "", "kind", str)
     if kind not in KINDS:
         raise reader.refuse("kind", f"unknown kind {kind!r}, known are {', '.join(KINDS)}")
@@ -347,7 +355,9 @@ def named(name: str) -> Genotype:
     known = names()
     stem = name.removeprefix("rnas_")
     if stem not in known:
-        raise UnknownNameError(f"unknown genotype {name!r}.{closest(stem, known)} Run `rnas-zoo list --genotypes` for all.")
+        raise UnknownNameError(
+            f"unknown genotype {name!r}.{closest(stem, known)} Run `rnas-zoo list --genotypes` for all."
+        )
     return load(resources.folder("genotypes") / f"{stem}.json")
 
 

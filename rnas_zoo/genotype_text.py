@@ -19,12 +19,19 @@ def _literal(node: ast.expr, where: str) -> Any:
                 return list(range(*bounds))
             except ValueError as error:
                 raise GenotypeError(f"{where}: {error}") from error
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "list" and len(node.args) == 1:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "list"
+        and len(node.args) == 1
+    ):
         return _literal(node.args[0], where)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise GenotypeError(f"{where}: only literals and range(...) are read, found {ast.unparse(node)[:60]!r}") from error
+        raise GenotypeError(
+            f"{where}: only literals and range(...) are read, found {ast.unparse(node)[:60]!r}"
+        ) from error
 
 
 def _from_call(call: ast.expr, name: str, where: str) -> Genotype:
@@ -33,15 +40,14 @@ def _from_call(call: ast.expr, name: str, where: str) -> Genotype:
     if call.args:
         raise GenotypeError(f"{where}: Genotype(...) needs keyword arguments such as normal=[...], normal_concat=[...]")
     fields = {keyword.arg: _literal(keyword.value, where) for keyword in call.keywords if keyword.arg}
-    for kind, roles in CELL_ROLES.items():
-        if set(fields) == {*roles, *(f"{role}_concat" for role in roles)}:
-            break
-    else:
+    fitting = [k for k, roles in CELL_ROLES.items() if set(fields) == {*roles, *(f"{role}_concat" for role in roles)}]
+    if not fitting:
         raise GenotypeError(
             f"{where}: fields {', '.join(sorted(fields))} fit no known form; expected "
             + " or ".join(", ".join(f"{role}, {role}_concat" for role in roles) for roles in CELL_ROLES.values())
         )
-    cells = {role: {"edges": fields[role], "concat": fields[f"{role}_concat"]} for role in roles}
+    kind = fitting[0]
+    cells = {role: {"edges": fields[role], "concat": fields[f"{role}_concat"]} for role in CELL_ROLES[kind]}
     return from_json({"schema": SCHEMA, "name": name, "kind": kind, "cells": cells}, where)
 
 

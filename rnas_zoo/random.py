@@ -76,13 +76,11 @@ def uniform(shape: tuple[int, ...], *, seed: int, stream: str, draw: int, positi
     Raises:
         UsageError: an argument outside its range, or positions that are not a vector of integers.
     """
-    import torch
-
-    words = _words(-(-math.prod(shape) // 4), seed, stream, draw, positions)
-    values = torch.empty((*words[0].shape, 4), dtype=torch.float32, device=positions.device)
+    _, words, values, out = _prepare(shape, (4,), seed, stream, draw, positions)
     for lane, word in enumerate(words):
-        values[..., lane] = word >> 8
-    return _per_image(values.mul_(2.0**-24), shape)
+        out[..., lane] = word >> 8
+    out *= 2.0**-24
+    return _per_image(values, shape)
 
 
 def signs(shape: tuple[int, ...], *, seed: int, stream: str, draw: int, positions: torch.Tensor) -> torch.Tensor:
@@ -91,11 +89,13 @@ def signs(shape: tuple[int, ...], *, seed: int, stream: str, draw: int, position
     Returns:
         float32 (B, *shape) on the device of `positions`.
     """
-    import torch
-
-    words = torch.stack(_words(-(-math.prod(shape) // 128), seed, stream, draw, positions), dim=-1)
-    bits = (words[..., None] >> torch.arange(32, device=positions.device)) & 1
-    return _per_image(bits.to(torch.float32).mul_(2).sub_(1), shape)
+    xp, words, values, out = _prepare(shape, (4, 32), seed, stream, draw, positions)
+    bits = xp.arange(32, device=out.device)
+    for lane, word in enumerate(words):
+        out[..., lane, :] = word[..., None] >> bits & 1
+    out *= 2
+    out -= 1
+    return _per_image(values, shape)
 
 
 def normal(shape: tuple[int, ...], *, seed: int, stream: str, draw: int, positions: torch.Tensor) -> torch.Tensor:
@@ -107,15 +107,12 @@ def normal(shape: tuple[int, ...], *, seed: int, stream: str, draw: int, positio
     Returns:
         float32 (B, *shape) on the device of `positions`.
     """
-    import torch
-
-    words = _words(-(-math.prod(shape) // 4), seed, stream, draw, positions)
-    values = torch.empty((*words[0].shape, 4), dtype=torch.float32, device=positions.device)
+    xp, words, values, out = _prepare(shape, (4,), seed, stream, draw, positions)
     for lane in (0, 2):
-        radius = (words[lane] + 1).to(torch.float64).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = words[lane + 1].to(torch.float64).mul_(2.0 * math.pi * 2.0**-32)
-        values[..., lane] = radius * angle.cos()
-        values[..., lane + 1] = radius * angle.sin()
+        radius = xp.sqrt(-2.0 * xp.log(xp.asarray(words[lane] + 1, dtype=xp.float64) * 2.0**-32))
+        angle = xp.asarray(words[lane + 1], dtype=xp.float64) * (2.0 * math.pi * 2.0**-32)
+        out[..., lane] = radius * xp.cos(angle)
+        out[..., lane + 1] = radius * xp.sin(angle)
     return _per_image(values, shape)
 
 
@@ -149,8 +146,41 @@ def permutation(n: int, *, seed: int, stream: str, draw: int) -> np.ndarray:
     return np.argsort(_words64(n, seed, stream, draw), kind="stable").astype(np.int64, copy=False)
 
 
+def _prepare(
+    shape: tuple[int, ...], lanes: tuple[int, ...], seed: int, name: str, draw: int, positions: torch.Tensor
+) -> tuple[Any, tuple[Any, ...], torch.Tensor, Any]:
+    """What a draw per image works with: the array module, the four words (B, blocks), the float32 tensor of values
+    (B, blocks, *lanes) to return, and that tensor as the array module sees it, to fill.
+    """
+    import torch
+
+    if positions.ndim != 1 or positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
+        kind = f"{positions.dtype} {tuple(positions.shape)}"
+        raise UsageError(f"positions must be a vector of integers, one per image, not {kind}")
+    blocks = _within("number of blocks", -(-math.prod(shape) // math.prod(lanes)), 32)
+    values = torch.empty((len(positions), blocks, *lanes), dtype=torch.float32, device=positions.device)
+    xp: Any = _array_module(positions)
+    out: Any = values
+    images: Any = positions.to(torch.int64)
+    if positions.device.type == "cpu" and len(images):
+        _within("position", int(images.min()), 32)
+        _within("position", int(images.max()), 32)
+    if xp is np:
+        out, images = out.numpy(), images.numpy()
+    block = xp.arange(blocks, device=out.device)
+    counter = (block, images[:, None] & _MASK, stream(name), _within("draw", draw, 32))
+    return xp, philox4x32(counter, _key(seed)), values, out
+
+
+def _array_module(positions: torch.Tensor) -> Any:
+    """NumPy on the CPU, where many short operations in a row would suffer from torch's thread barriers; else torch."""
+    import torch
+
+    return np if positions.device.type == "cpu" else torch
+
+
 def _per_image(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """(B, blocks, …) without what overhangs `shape`, as a contiguous (B, *shape)."""
+    """(B, blocks, *lanes) without what overhangs `shape`, as a contiguous (B, *shape)."""
     return values.flatten(1)[:, : math.prod(shape)].reshape(len(values), *shape).contiguous()
 
 
@@ -164,21 +194,6 @@ def _within(name: str, value: int, bits: int) -> int:
     if not 0 <= value < 2**bits:
         raise UsageError(f"{name} {value} lies outside 0..2^{bits}-1")
     return value
-
-
-def _words(blocks: int, seed: int, name: str, draw: int, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Four int64 tensors (B, blocks): word j of block i serves the coordinates from (4 i + j) on."""
-    import torch
-
-    if positions.ndim != 1 or positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
-        kind = f"{positions.dtype} {tuple(positions.shape)}"
-        raise UsageError(f"positions must be a vector of integers, one per image, not {kind}")
-    positions = positions.to(torch.int64)
-    if positions.device.type == "cpu" and len(positions):
-        _within("position", int(positions.min()), 32)
-        _within("position", int(positions.max()), 32)
-    block: Any = torch.arange(_within("number of blocks", blocks, 32), device=positions.device)
-    return philox4x32((block, positions[:, None] & _MASK, stream(name), _within("draw", draw, 32)), _key(seed))
 
 
 def _words64(n: int, seed: int, name: str, draw: int) -> np.ndarray:

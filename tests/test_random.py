@@ -194,7 +194,21 @@ def test_thread_count_and_default_dtype_do_not_matter(function):
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
     assert after.dtype == torch.float32
-    assert torch.allclose(after, before, rtol=0, atol=1e-6) if function is draws.normal else torch.equal(after, before)
+    assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("function", IMAGE_DRAWS)
+@pytest.mark.parametrize("shape", [(), (5,), (3, 32, 32), (0,)])
+def test_the_path_of_other_devices_equals_the_path_of_the_cpu(function, shape, monkeypatch):
+    """A GPU runs torch operations, the CPU NumPy's: here both on the CPU."""
+    by_numpy = some(function, shape)
+    monkeypatch.setattr(draws, "_array_module", lambda positions: torch)
+    monkeypatch.setattr(np, "arange", None)
+    by_torch = some(function, shape)
+    if function is draws.normal:
+        torch.testing.assert_close(by_torch, by_numpy, rtol=1e-6, atol=1e-7)
+    else:
+        assert torch.equal(by_torch, by_numpy)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: compares its draws with the CPU's")

@@ -24,7 +24,9 @@ def noise(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Noise, ke
     x_adv, step = x.clone(), torch.full_like(y, -1)
     for index in range(config.draws):
         if threat.norm == "linf":
-            direction = random.signs(tuple(x.shape[1:]), seed=keys.seed, stream="noise", draw=index, positions=keys.positions)
+            direction = random.signs(
+                tuple(x.shape[1:]), seed=keys.seed, stream="noise", draw=index, positions=keys.positions
+            )
         else:
             direction = threat.ascent(
                 random.normal(tuple(x.shape[1:]), seed=keys.seed, stream="noise", draw=index, positions=keys.positions)

@@ -33,11 +33,11 @@ class PGD:
 def start_point(x: Tensor, threat: Threat, keys: Keys, stream: str, draw: int = 0) -> Tensor:
     """A random image of the ball around each x, clamped to [0, 1]."""
     shape = tuple(x.shape[1:])
-    u = random.uniform(shape, seed=keys.seed, stream=stream, draw=draw, positions=keys.positions)
+    key = {"seed": keys.seed, "draw": draw, "positions": keys.positions}
     if threat.norm == "linf":
-        return threat.project(x + threat.eps * (2 * u - 1), x)
-    direction = threat.ascent(random.normal(shape, seed=keys.seed, stream=stream, draw=draw, positions=keys.positions))
-    return threat.project(x + threat.eps * u.flatten(1)[:, :1, None, None] * direction, x)
+        return threat.project(x + threat.eps * (2 * random.uniform(shape, stream=stream, **key) - 1), x)
+    radius = random.uniform((1, 1, 1), stream=f"{stream}-radius", **key)
+    return threat.project(x + threat.eps * radius * threat.ascent(random.normal(shape, stream=stream, **key)), x)
 
 
 def pgd(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: PGD, keys: Keys) -> AttackResult:

@@ -106,7 +106,8 @@ def run(
             if signals.received:
                 save("stopped")
                 raise InterruptedRunError(
-                    f"stopped after step {done} of {task.total_steps}; the same command with --resume continues", signals.received
+                    f"stopped after step {done} of {task.total_steps}; the same command with --resume continues",
+                    signals.received,
                 )
             if budget and budget.left < slowest:
                 save("stopped")
@@ -121,7 +122,9 @@ def run(
                 row = {key: float(value) for key, value in metrics.items()}
                 bad = [key for key, value in row.items() if not math.isfinite(value)]
                 if bad:
-                    raise CheckFailedError(f"{', '.join(bad)} became non-finite at step {done}; lower the learning rate")
+                    raise CheckFailedError(
+                        f"{', '.join(bad)} became non-finite at step {done}; lower the learning rate"
+                    )
                 if on_record:
                     on_record(done, row)
                 folder.append({"step": done, **{key: round(value, 6) for key, value in row.items()}})

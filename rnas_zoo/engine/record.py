@@ -34,7 +34,9 @@ class RunFolder:
         if known.is_file():
             self.info = read_run(self.path)
             if not resume:
-                raise OutputExistsError(f"{self.path} holds a run already. Add --resume to continue it, or choose another -o.")
+                raise OutputExistsError(
+                    f"{self.path} holds a run already. Add --resume to continue it, or choose another -o."
+                )
             if self.info["kind"] != kind or self.info["config"] != json.loads(json.dumps(dict(config))):
                 changed = [k for k in config if json.loads(json.dumps(config[k])) != self.info["config"].get(k)]
                 raise CheckpointError(
@@ -43,7 +45,14 @@ class RunFolder:
         elif self.path.exists() and any(self.path.iterdir()):
             raise OutputExistsError(f"{self.path} exists and is no run folder. Choose another -o.")
         else:
-            self.info = {"schema": 1, "kind": kind, "version": __version__, "status": "new", "steps_done": 0, "seconds": 0.0}
+            self.info = {
+                "schema": 1,
+                "kind": kind,
+                "version": __version__,
+                "status": "new",
+                "steps_done": 0,
+                "seconds": 0.0,
+            }
             self.info["config"] = json.loads(json.dumps(dict(config)))
             self._save()
 

@@ -87,12 +87,16 @@ class Cell(nn.Module):
         return torch.cat([states[i] for i in self.concat], dim=1)
 
 
-def _cell_plan(structure: Cells | DenseCells, layers: int) -> list[tuple[tuple[tuple[Edge, ...], ...], tuple[int, ...]]]:
+def _cell_plan(
+    structure: Cells | DenseCells, layers: int
+) -> list[tuple[tuple[tuple[Edge, ...], ...], tuple[int, ...]]]:
     """Nodes and concat of every cell in the network."""
     first, second = layers // 3, 2 * layers // 3
     if isinstance(structure, DenseCells):
         if not structure.share and len(structure.codes) != layers:
-            raise GenotypeError(f"this genotype has {len(structure.codes)} cells of its own, but layers={layers} was asked for")
+            raise GenotypeError(
+                f"this genotype has {len(structure.codes)} cells of its own, but layers={layers} was asked for"
+            )
         plans = []
         for code in structure.codes:
             bits, nodes = iter(code), []
@@ -148,7 +152,9 @@ class RnasCells(nn.Module):
         chs = channels or found.default.get("channels", 36)
         layers = layers or found.default.get("layers", 20)
         if layers < 3 or chs < 2 or chs % 2:
-            raise UsageError(f"needs an even number of channels and at least 3 layers, got channels={chs}, layers={layers}")
+            raise UsageError(
+                f"needs an even number of channels and at least 3 layers, got channels={chs}, layers={layers}"
+            )
         if stem not in STEMS:
             raise UsageError(f"unknown stem {stem!r}, known are {', '.join(STEMS)}")
         self.num_classes, self.in_chans, self.grad_checkpointing = num_classes, in_chans, False
@@ -286,14 +292,14 @@ class AuxiliaryHead(nn.Module):
     """DARTS's training-time classifier; it lives outside the network, so no weights of it are ever deployed.
 
     Args:
-        feature_size: height of the map it reads: 8 (32-pixel images) or 16 (64-pixel images, as ARNAS for Tiny-ImageNet).
+        feature_size: height of the map it reads: 8 for 32-pixel images, 16 for 64-pixel ones (ARNAS on Tiny-ImageNet).
     """
 
     def __init__(self, in_chs: int, num_classes: int, feature_size: int) -> None:
         super().__init__()
         pooled = (feature_size - 5) // 3 + 1
         if pooled < 1:
-            raise UsageError(f"an auxiliary head needs feature maps of at least 5x5, found {feature_size}x{feature_size}")
+            raise UsageError(f"an auxiliary head needs maps of at least 5x5, found {feature_size}x{feature_size}")
         self.features = nn.Sequential(
             nn.ReLU(),
             nn.AvgPool2d(5, stride=3, count_include_pad=False),
@@ -326,7 +332,9 @@ def _architectures() -> dict[str, dict[str, Any]]:
 
 
 _ARCHITECTURES = _architectures()
-default_cfgs = generate_default_cfgs(configurations({name: pixel_cfg(pool_size=(8, 8)) for name in (*_ARCHITECTURES, "rnas_cells")}))
+default_cfgs = generate_default_cfgs(
+    configurations({name: pixel_cfg(pool_size=(8, 8)) for name in (*_ARCHITECTURES, "rnas_cells")})
+)
 
 
 @register_model
@@ -341,7 +349,9 @@ def _register(name: str, arguments: dict[str, Any]) -> None:
 
     found = genotypes.named(arguments["genotype"])
     entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"{found.provenance.get('original_name', name)} of {found.provenance.get('paper', 'our own search')}"
+    entry.__doc__ = (
+        f"{found.provenance.get('original_name', name)} of {found.provenance.get('paper', 'our own search')}"
+    )
     globals()[name] = register_model(entry)
 
 

@@ -28,7 +28,9 @@ BN_MOMENTUM = 0.003
 class ConvBN(nn.Sequential):
     """Convolution with bias, batch norm, and h-swish unless `act` is false."""
 
-    def __init__(self, in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
         super().__init__(
             nn.Conv2d(in_chs, out_chs, kernel, stride, kernel // 2, groups=groups),
             nn.BatchNorm2d(out_chs, momentum=BN_MOMENTUM),
@@ -163,7 +165,9 @@ class RnasStudent(nn.Module):
 _ARCHITECTURES = {
     f"rnas_{name}": name for name in genotypes.names() if isinstance(genotypes.named(name).structure, Channels)
 }
-default_cfgs = generate_default_cfgs(configurations({name: pixel_cfg(pool_size=(4, 4)) for name in (*_ARCHITECTURES, "rnas_students")}))
+default_cfgs = generate_default_cfgs(
+    configurations({name: pixel_cfg(pool_size=(4, 4)) for name in (*_ARCHITECTURES, "rnas_students")})
+)
 
 
 @register_model

@@ -104,7 +104,9 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
     """
     if pretrained:
         cfg = resolve_pretrained_cfg(
-            name, pretrained_cfg=kwargs.get("pretrained_cfg"), pretrained_cfg_overlay=kwargs.get("pretrained_cfg_overlay")
+            name,
+            pretrained_cfg=kwargs.get("pretrained_cfg"),
+            pretrained_cfg_overlay=kwargs.get("pretrained_cfg_overlay"),
         )
         if not (cfg.has_weights or cfg.state_dict or cfg.source):
             raise NoWeightsError(_no_weights(name))
@@ -124,8 +126,14 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
 def _no_weights(name: str) -> str:
     released = list(bundled_releases())
     recipes = [path.name for path in resources.folder("recipes").glob("*.toml") if path.stem.split(".")[0] == name]
-    nearest = f"Nearest with weights:{closest(name, released).removeprefix(' Did you mean').rstrip('?')}." if closest(
-        name, released
-    ) else ("With weights: " + ", ".join(released[:3]) + "." if released else "No entry has published weights so far.")
+    nearest = (
+        f"Nearest with weights:{closest(name, released).removeprefix(' Did you mean').rstrip('?')}."
+        if closest(name, released)
+        else (
+            "With weights: " + ", ".join(released[:3]) + "." if released else "No entry has published weights so far."
+        )
+    )
     how = f"`rnas-zoo train recipes/{recipes[0]}`" if recipes else f"`rnas-zoo train --arch {name} --data ... -o RUN`"
-    return f"no weights exist yet for {name}. {nearest} {how} makes some; pretrained=False builds the untrained network."
+    return (
+        f"no weights exist yet for {name}. {nearest} {how} makes some; pretrained=False builds the untrained network."
+    )

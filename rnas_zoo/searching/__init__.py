@@ -1,0 +1,1 @@
+"""How a genotype is found: the supernet, discretisation, search methods, runs."""

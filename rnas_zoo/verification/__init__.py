@@ -1,0 +1,1 @@
+"""Evidence of robustness: protocols, judgement, intervals, reports."""
