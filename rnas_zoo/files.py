@@ -20,16 +20,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; rename it onto `target` if the block succeeds.
 
     Raises:
-        OutputNotWritableError: the folder cannot be created or written.
+        OutputNotWritableError: the folder cannot be created or written, or `target` is a folder or device.
     """
     target = Path(target)
     try:
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "not a regular file"
+            raise OutputNotWritableError(f"cannot write {target}: it is {what}. Choose the path of a file.")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp" + target.suffix, dir=target.parent)
+    except OutputNotWritableError:
+        raise
     except OSError as error:
-        raise OutputNotWritableError(
-            f"cannot write {target}: {error.strerror or error}. Choose an output path you may write to."
-        ) from error
+        raise _not_writable(target, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,7 +40,10 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _not_writable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,29 +57,52 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
         OutputNotWritableError: the parent folder cannot be created or written.
     """
     target = Path(target)
-    if target.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{target} exists already and was left as it is. Choose another -o, or remove it first."
-        )
     try:
+        if os.path.lexists(target) and not overwrite:
+            raise _exists(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OutputExistsError:
+        raise
     except OSError as error:
-        raise OutputNotWritableError(
-            f"cannot write {target}: {error.strerror or error}. Choose an output path you may write to."
-        ) from error
+        raise _not_writable(target, error) from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-            os.replace(target, old / "old")
+        if not os.path.lexists(target):
             os.replace(temporary, target)
-            shutil.rmtree(old)
+        elif overwrite:
+            _swap(temporary, target)
         else:
-            os.replace(temporary, target)
+            raise _exists(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`; if that fails, `target` is what it was."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        os.replace(target, aside / "old")
+        try:
+            os.replace(new, target)
+        except OSError:
+            os.replace(aside / "old", target)
+            raise
+    except OSError as error:
+        raise _not_writable(target, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exists(target: Path) -> OutputExistsError:
+    return OutputExistsError(f"{target} exists already and was left as it is. Choose another -o, or remove it first.")
+
+
+def _not_writable(target: Path, error: OSError) -> OutputNotWritableError:
+    return OutputNotWritableError(
+        f"cannot write {target}: {error.strerror or error}. Choose an output path you may write to."
+    )
 
 
 def _umask() -> int:
@@ -97,3 +126,10 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_readable(folder: str | Path) -> None:
+    """Give every file under a folder the permissions that new files get (some writers make private ones)."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())

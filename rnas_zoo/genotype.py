@@ -32,6 +32,7 @@ KINDS = (*CELL_ROLES, "dense_cells", "channels")
 STATUSES = ("published", "inferred", "reconstructed", "ours")
 DENSE_NODES = 4
 DENSE_EDGES = sum(2 + node for node in range(DENSE_NODES))
+LARGEST_NUMBER = 2**53  # every JSON reader keeps integers up to here
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Channels:
-    """A compact student: stem width and stride, stages, expansion, and the teacher layer chosen for each convolution."""
+    """A compact student: stem, stages, expansion, and the teacher layer (tutor) chosen for each convolution."""
 
     stem_width: int
     stem_stride: int
@@ -174,6 +175,14 @@ class Genotype:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def _shown(value: Any) -> str:
+    """A value as an error message quotes it: short, whatever it is."""
+    try:
+        return json.dumps(value, default=str)[:60]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+
+
 class _Reader:
     """Checked access to a JSON object; every refusal names file and field."""
 
@@ -195,7 +204,9 @@ class _Reader:
         wrong_bool = isinstance(value, bool) and kind is not bool
         if wrong_bool or not isinstance(value, kind):
             names = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
-            raise self.refuse(at, f"expected {names}, found {json.dumps(value, default=str)[:60]}")
+            raise self.refuse(at, f"expected {names}, found {_shown(value)}")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise self.refuse(at, "is too large a number")
         return value
 
     def positive(self, value: Any, at: str) -> int:
@@ -211,10 +222,10 @@ class _Reader:
         for i, edge in enumerate(edges):
             here = f"{at}.edges[{i}]"
             if not isinstance(edge, (list, tuple)) or len(edge) != 2:
-                raise self.refuse(here, f"expected [operation, input], found {json.dumps(edge, default=str)[:60]}")
+                raise self.refuse(here, f"expected [operation, input], found {_shown(edge)}")
             op, source = self.check(edge[0], here, str), self.check(edge[1], here, int)
             if op not in PRIMITIVES:
-                raise self.refuse(here, f"unknown operation {op!r}.{closest(op, list(PRIMITIVES))}")
+                raise self.refuse(here, f"unknown operation {_shown(op)}.{closest(op, list(PRIMITIVES))}")
             node = 2 + i // 2
             if not 0 <= source < node:
                 raise self.refuse(here, f"node {node} can only read the states 0 to {node - 1}, found input {source}")
@@ -232,7 +243,7 @@ class _Reader:
         cells = self.get(value, "", "cells", Mapping)
         roles = CELL_ROLES[kind]
         if set(cells) != set(roles):
-            raise self.refuse("cells", f"kind {kind!r} needs {', '.join(roles)}, found {', '.join(map(str, cells))}")
+            raise self.refuse("cells", f"kind {kind!r} needs {', '.join(roles)}, found {_shown(list(cells))}")
         return Cells(kind, tuple(self.cell(cells[role], f"cells.{role}") for role in roles))
 
     def dense(self, value: Any) -> DenseCells:
@@ -247,7 +258,7 @@ class _Reader:
             parts = tuple(self.check(code, f"codes[{i}]", str).split())
             if len(parts) != DENSE_EDGES or set(parts) - set(DENSE_OPERATIONS):
                 raise self.refuse(
-                    f"codes[{i}]", f"needs {DENSE_EDGES} of {', '.join(DENSE_OPERATIONS)}, found {code!r}"
+                    f"codes[{i}]", f"needs {DENSE_EDGES} of {', '.join(DENSE_OPERATIONS)}, found {_shown(code)}"
                 )
             read.append(parts)
         return DenseCells(share, tuple(read))
@@ -299,7 +310,7 @@ def from_json(value: Any, where: str = "genotype") -> Genotype:
         )
     kind = reader.get(value, "", "kind", str)
     if kind not in KINDS:
-        raise reader.refuse("kind", f"unknown kind {kind!r}, known are {', '.join(KINDS)}")
+        raise reader.refuse("kind", f"unknown kind {_shown(kind)}, known are {', '.join(KINDS)}")
     structure: Structure
     if kind in CELL_ROLES:
         structure = reader.cells(value, kind)
@@ -312,7 +323,7 @@ def from_json(value: Any, where: str = "genotype") -> Genotype:
         table = reader.check(value.get(key, {}), key, Mapping)
         for name, number in table.items():
             if name not in allowed:
-                raise reader.refuse(f"{key}.{name}", f"is not known; allowed are {', '.join(sorted(allowed))}")
+                raise reader.refuse(key, f"{_shown(name)} is not known; allowed are {', '.join(sorted(allowed))}")
             reader.positive(number, f"{key}.{name}")
         numbers[key] = dict(table)
     provenance = dict(reader.check(value.get("provenance", {}), "provenance", Mapping))
@@ -336,7 +347,7 @@ def load(path: str | Path) -> Genotype:
         raise GenotypeError(f"{path}: no such genotype file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise GenotypeError(f"{path}: cannot be read: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise GenotypeError(f"{path}: not valid JSON ({error}); the file may be damaged or cut off") from error
     return from_json(value, str(path))
 

@@ -10,6 +10,14 @@ from .errors import GenotypeError, closest
 from .genotype import CELL_ROLES, SCHEMA, Genotype, from_json
 
 
+def _shown(node: ast.expr) -> str:
+    """The expression as an error message quotes it: short, whatever it is."""
+    try:
+        return repr(ast.unparse(node)[:60])
+    except (ValueError, RecursionError):
+        return "an expression too long to show"
+
+
 def _literal(node: ast.expr, where: str) -> Any:
     """A literal, or `range(...)` of integer literals, which published genotypes use for `concat`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range" and not node.keywords:
@@ -30,16 +38,16 @@ def _literal(node: ast.expr, where: str) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise GenotypeError(
-            f"{where}: only literals and range(...) are read, found {ast.unparse(node)[:60]!r}"
+            f"{where}: only literals and range(...) of small integers are read, found {_shown(node)}"
         ) from error
 
 
 def _from_call(call: ast.expr, name: str, where: str) -> Genotype:
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
-        raise GenotypeError(f"{where}: expected Genotype(...), found {ast.unparse(call)[:60]!r}")
-    if call.args:
+        raise GenotypeError(f"{where}: expected Genotype(...), found {_shown(call)}")
+    if call.args or not all(keyword.arg for keyword in call.keywords):
         raise GenotypeError(f"{where}: Genotype(...) needs keyword arguments such as normal=[...], normal_concat=[...]")
-    fields = {keyword.arg: _literal(keyword.value, where) for keyword in call.keywords if keyword.arg}
+    fields = {keyword.arg: _literal(keyword.value, where) for keyword in call.keywords}
     fitting = [k for k, roles in CELL_ROLES.items() if set(fields) == {*roles, *(f"{role}_concat" for role in roles)}]
     if not fitting:
         raise GenotypeError(
@@ -73,24 +81,23 @@ def parse(text: str, name: str = "unnamed") -> Genotype:
 def parse_file(path: str | Path, variable: str) -> Genotype:
     """Read `variable = Genotype(...)` from a Python file without running it; the last assignment counts.
 
+    An alias (`DARTS = DARTS_V2`) means what its right-hand side meant at that line, as in Python.
+
     Raises:
         GenotypeError: no such file, no such variable, or an invalid genotype.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise GenotypeError(f"{path}: cannot be read: {error}") from error
     found: dict[str, ast.expr] = {}
     for statement in _syntax_tree(text, str(path)).body:
         if isinstance(statement, ast.Assign):
             for target in statement.targets:
                 if isinstance(target, ast.Name):
-                    found[target.id] = statement.value
-    seen = set()
+                    value = statement.value
+                    found[target.id] = found.get(value.id, value) if isinstance(value, ast.Name) else value
     value = found.get(variable)
-    while isinstance(value, ast.Name) and value.id not in seen:
-        seen.add(value.id)
-        value = found.get(value.id)
     if value is None:
         raise GenotypeError(f"{path}: no genotype named {variable!r}.{closest(variable, list(found))}")
     return _from_call(value, variable, f"{path}:{variable}")

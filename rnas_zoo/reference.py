@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,17 @@ from torch import Tensor, nn
 from . import models  # noqa: F401  (registers the architectures)
 from .deploy.runtime import Session, SessionError
 from .deploy.twin import twin
-from .errors import NoWeightsError, OnnxFileError, ProviderError, RnasZooError, UnknownNameError, WeightsError, closest
+from .engine.pixels import in_pixels
+from .errors import (
+    NoWeightsError,
+    OnnxFileError,
+    ProviderError,
+    RnasZooError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    closest,
+)
 from .files import sha256_file
 from .models.weights import tensor_digest
 
@@ -49,19 +61,6 @@ class Subject:
     judge: Callable[[Tensor], Tensor]
     image_size: tuple[int, int] | None
     num_classes: int
-
-
-class Normalized(nn.Module):
-    """A foreign network behind the normalisation its configuration declares, so that it takes [0, 1]."""
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network((x - self.mean) / self.std)
 
 
 def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -96,7 +95,8 @@ def load(
     if ".py:" in text:
         return _from_python(text).to(device).eval()
     if text.startswith("hf-hub:") or Path(text).is_dir():
-        return _pretrained(text if text.startswith("hf-hub:") else _release_folder(Path(text))).to(device).eval()
+        network = _pretrained(text if text.startswith("hf-hub:") else _release_folder(Path(text)))
+        return in_pixels(network).to(device).eval()
     if not timm.is_model(text.split(".")[0]):
         known = timm.list_models()
         raise UnknownNameError(
@@ -112,7 +112,7 @@ def load(
             network = timm.create_model(text)
     else:
         network = _pretrained(text)
-    return _in_pixels(network).to(device).eval()
+    return in_pixels(network).to(device).eval()
 
 
 def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
@@ -164,7 +164,7 @@ def _pretrained(name: str) -> nn.Module:
     except SafetensorError as error:
         raise WeightsError(f"{name}: its weight file is damaged or cut off ({error}). Download it again.") from error
     except RuntimeError as error:
-        if "Unknown model" in str(error):
+        if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise UnknownNameError(f"{name}: {error}") from error
         if "No pretrained weights" in str(error):
             raise NoWeightsError(f"{name} has no pretrained weights; give --checkpoint FILE.safetensors") from error
@@ -185,19 +185,14 @@ def _release_folder(folder: Path) -> str:
     return f"local-dir:{folder}"
 
 
-def _in_pixels(network: nn.Module) -> nn.Module:
-    cfg = getattr(network, "pretrained_cfg", {}) or {}
-    mean, std = tuple(cfg.get("mean", (0.0,) * 3)), tuple(cfg.get("std", (1.0,) * 3))
-    plain = all(m == 0 for m in mean) and all(s == 1 for s in std)
-    return network if plain else Normalized(network, mean, std)
-
-
 def _from_python(ref: str) -> nn.Module:
     path, _, function = ref.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    name = f"rnas_zoo_file_{hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UnknownNameError(f"{path}: no such Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise UnknownNameError(f"{path} defines no function {function!r}")
@@ -215,22 +210,47 @@ def _expected_size(network: nn.Module) -> tuple[int, int] | None:
 
 def _count_classes(logits: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str) -> int:
     with torch.no_grad():
-        return int(logits(torch.full((1, 3, *size), 0.5, device=device)).shape[1])
+        found = logits(torch.full((1, 3, *size), 0.5, device=device))
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise UsageError(f"the model must return logits (N, classes); for one image it returned {what}")
+    return int(found.shape[1])
 
 
 def torch_subject(
-    network: nn.Module, name: str, *, file: str | None = None, device: str | torch.device = "cpu"
+    network: nn.Module,
+    name: str,
+    *,
+    file: str | None = None,
+    device: str | torch.device = "cpu",
+    image_size: tuple[int, int] | None = None,
 ) -> Subject:
-    """A torch network as a subject; it is put into evaluation mode."""
+    """A torch network as a subject; it is put into evaluation mode.
+
+    Args:
+        image_size: height and width of the images at hand, to count the classes with; the network's own by default.
+
+    Raises:
+        UsageError: the network returns something other than logits (N, classes).
+    """
     network = network.to(device).eval()
     size = _expected_size(network)
     digest = sha256_file(file) if file else tensor_digest(network.state_dict())
-    classes = _count_classes(network, size or (32, 32), device)
+    classes = _count_classes(network, image_size or size or (32, 32), device)
     return Subject(name, "torch", Path(file).name if file else None, digest, network, network, size, classes)
 
 
-def onnx_subject(path: str | Path, *, device: str | torch.device = "cpu", provider: str = "cpu") -> Subject:
+def onnx_subject(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    provider: str = "cpu",
+    image_size: tuple[int, int] | None = None,
+) -> Subject:
     """An ONNX file as a subject: judged by onnxruntime, attacked through its twin.
+
+    Args:
+        image_size: as in `torch_subject`, for files that take any size.
 
     Raises:
         OnnxFileError: no valid model. ProviderError: the provider cannot be used.
@@ -240,31 +260,42 @@ def onnx_subject(path: str | Path, *, device: str | torch.device = "cpu", provid
     except SessionError as error:
         raise (ProviderError if "Provider" in str(error) else OnnxFileError)(str(error)) from error
 
-    def judge(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.logits(x.detach().cpu().numpy(), batch_size=max(1, len(x)))).to(x.device)
-
     shape = session.input_shape
     if len(shape) != 4 or (shape[1] not in (3, None) and not isinstance(shape[1], str)):
         raise OnnxFileError(f"{path} takes {shape}; expected images (N, 3, H, W)")
+
+    def judge(x: Tensor) -> Tensor:
+        if isinstance(shape[0], int) and shape[0] != len(x):
+            raise UsageError(
+                f"{path} takes batches of exactly {shape[0]}: use that batch size, or export it with a dynamic one"
+            )
+        return torch.from_numpy(session.logits(x.detach().cpu().numpy(), batch_size=max(1, len(x)))).to(x.device)
+
     size = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
     network = twin(path).to(device)
-    classes = _count_classes(judge, size or (32, 32), device)
+    classes = _count_classes(judge, size or image_size or (32, 32), device)
     return Subject(Path(path).name, "onnx", Path(path).name, sha256_file(path), network, judge, size, classes)
 
 
 def subject(
-    ref: Reference, *, checkpoint: str | Path | None = None, device: str | torch.device = "cpu", untrained: bool = False
+    ref: Reference,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    untrained: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Subject:
-    """Resolve any model reference; see `load` for its forms and errors."""
+    """Resolve any model reference; see `load` for its forms and errors, `torch_subject` for `image_size`."""
     if isinstance(ref, nn.Module):
-        return torch_subject(ref, type(ref).__name__, device=device)
+        return torch_subject(ref, type(ref).__name__, device=device, image_size=image_size)
     text = str(ref)
     if text.endswith(".onnx"):
-        return onnx_subject(text, device=device)
+        return onnx_subject(text, device=device, image_size=image_size)
     network = load(text, checkpoint=checkpoint, device=device, untrained=untrained)
     folder = Path(text)
     file = str(checkpoint) if checkpoint else str(folder / "model.safetensors") if folder.is_dir() else None
-    return torch_subject(network, folder.name if folder.is_dir() else text, file=file, device=device)
+    name = folder.name if folder.is_dir() else text
+    return torch_subject(network, name, file=file, device=device, image_size=image_size)
 
 
 def as_logits(subject: Subject, images: np.ndarray) -> np.ndarray:

@@ -38,11 +38,10 @@ class Threat:
 
     @property
     def eps_text(self) -> str:
-        """`8/255` where eps is a multiple of 1/510, decimal digits otherwise."""
-        steps = self.eps * 255
-        for scale in (1, 2):
-            if abs(steps * scale - round(steps * scale)) < 1e-9:
-                return f"{steps:g}/255"
+        """`8/255` where eps is a multiple of 1/510, decimal digits otherwise; `parse_eps` reads it back."""
+        halves = round(self.eps * 510)
+        if halves / 510 == self.eps:
+            return f"{halves // 2}{'.5' if halves % 2 else ''}/255"
         return repr(self.eps)
 
     def __str__(self) -> str:
@@ -71,14 +70,18 @@ class Threat:
 
 
 def parse_eps(value: float | str) -> float:
-    """A perturbation size from a number, `8/255`, or decimal text.
+    """A perturbation size from a number, `8/255`, `0.5/255`, or decimal text.
 
     Raises:
         UsageError: no number, negative, or not finite.
     """
     try:
-        eps = float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        if isinstance(value, str):
+            over, slash, under = value.partition("/")
+            eps = float(Fraction(over) / Fraction(under) if slash else Fraction(over))
+        else:
+            eps = float(value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise UsageError(f"cannot read eps {value!r}; write 8/255 or 0.031") from error
     if not 0 <= eps < float("inf"):
         raise UsageError(f"eps must be a finite number >= 0, got {value!r}")

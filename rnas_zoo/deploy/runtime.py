@@ -54,8 +54,8 @@ class Session:
             raise SessionError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
         if not hasattr(onnxruntime, "InferenceSession"):
             raise SessionError(
-                "the installed onnxruntime is an empty shell, left over when one of onnxruntime and onnxruntime-gpu was "
-                "removed: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them"
+                "the installed onnxruntime is an empty shell, left over when one of onnxruntime and onnxruntime-gpu "
+                "was removed: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them"
             )
         if provider not in (*PROVIDERS, "auto"):
             raise SessionError(f"unknown provider {provider!r}, known are auto, {', '.join(PROVIDERS)}")
@@ -80,8 +80,8 @@ class Session:
         self.provider = self._session.get_providers()[0]
         if provider != "auto" and self.provider != PROVIDERS[provider]:
             raise SessionError(
-                f"{PROVIDERS[provider]} was asked for, but onnxruntime took {self.provider}: the driver or its libraries "
-                "are missing. Use provider='cpu', or install onnxruntime-gpu with matching CUDA and cuDNN."
+                f"{PROVIDERS[provider]} was asked for, but onnxruntime took {self.provider}: the driver or its "
+                "libraries are missing. Use provider='cpu', or install onnxruntime-gpu with matching CUDA and cuDNN."
             )
         inputs = self._session.get_inputs()
         if len(inputs) != 1:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import OnnxFileError
 
 TWIN_OPSET = 17
+
+
+class Twin(nn.Module):
+    """The converted graph: images (N, 3, H, W) to logits."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            # onnx2torch indexes slices with a list; torch reads it as the tuple it means, and says so each time.
+            warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+            return self.graph(x)
 
 
 def twin(path: str | Path) -> nn.Module:
@@ -28,7 +42,7 @@ def twin(path: str | Path) -> nn.Module:
     except Exception as error:
         raise OnnxFileError(f"{path} is not a valid ONNX model: {str(error).splitlines()[0][:120]}") from error
     try:
-        # onnx2torch reads ReduceMean's axes as an attribute (opset 17) and no `allowzero`; both only rephrase the graph.
+        # onnx2torch reads ReduceMean's axes as an attribute (opset 17) and no `allowzero`: the graph stays the same.
         if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > TWIN_OPSET:
             model = version_converter.convert_version(model, TWIN_OPSET)
         for node in model.graph.node:
@@ -38,7 +52,4 @@ def twin(path: str | Path) -> nn.Module:
         module = onnx2torch.convert(model)
     except Exception as error:
         raise OnnxFileError(f"{path}: no differentiable twin can be built ({type(error).__name__}: {error})") from error
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module.to(torch.float32)
+    return Twin(module).eval().float().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Checkpoints: any nesting of dicts, lists, tensors and JSON values in one safetensors file. No pickle, never partial."""
+"""Checkpoints: nested dicts, lists, tensors and JSON values in one safetensors file. No pickle, never partial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         return {"dict": [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_flatten(item, tensors) for item in value]}
+        return {"list" if isinstance(value, list) else "tuple": [_flatten(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise CheckpointError(f"cannot store a {type(value).__name__} in a checkpoint")

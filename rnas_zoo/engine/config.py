@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -16,8 +17,15 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The fields of a configuration as JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The fields of a configuration as JSON values; nested objects lose their None values, as in TOML."""
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {name: _without_none(item) for name, item in fields.items()}
+
+
+def _without_none(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {key: _without_none(value) for key, value in item.items() if value is not None}
+    return [_without_none(value) for value in item] if isinstance(item, list) else item
 
 
 def from_dict(cls: type[T], value: Mapping[str, Any], where: str) -> T:
@@ -88,25 +96,33 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def to_toml(tables: Mapping[str, Any], comment: str = "") -> str:
-    """TOML text of nested tables of scalars and lists; None values are left out."""
+    """TOML text of nested tables of scalars and lists; None values of tables are left out.
+
+    Raises:
+        UsageError: a list holds None.
+    """
     lines = [f"# {line}" for line in comment.splitlines()]
 
     def write(table: Mapping[str, Any], prefix: str) -> None:
-        inner = {key: item for key, item in table.items() if isinstance(item, Mapping)}
+        inner = {key: item for key, item in table.items() if isinstance(item, Mapping) and item}
         for key, item in table.items():
             if item is not None and key not in inner:
                 lines.append(f"{_toml_key(key)} = {_toml_value(item)}")
         for key, item in inner.items():
-            if item:
-                lines.extend(["", f"[{prefix}{_toml_key(key)}]"])
-                write(item, f"{prefix}{_toml_key(key)}.")
+            lines.extend(["", f"[{prefix}{_toml_key(key)}]"])
+            write(item, f"{prefix}{_toml_key(key)}.")
 
     write(tables, "")
     return "\n".join(lines).strip() + "\n"
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_text(key)
+
+
+def _toml_text(text: str) -> str:
+    """A basic string: JSON's escapes, which are TOML's, except that TOML knows no surrogates and escapes DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(item: Any) -> str:
@@ -114,4 +130,8 @@ def _toml_value(item: Any) -> str:
         return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in item.items() if v is not None) + "}"
     if isinstance(item, list | tuple):
         return "[" + ", ".join(_toml_value(value) for value in item) + "]"
-    return json.dumps(item, ensure_ascii=True)
+    if item is None:
+        raise UsageError("TOML has no null: a list of the configuration holds None")
+    if isinstance(item, float) and not math.isfinite(item):
+        return str(item)
+    return _toml_text(item) if isinstance(item, str) else json.dumps(item)

@@ -89,7 +89,7 @@ def run(
         state = checkpoint.load(folder.checkpoint)
         done = state["step"]
         task.load_state_dict(state["task"])
-        folder.forget_after(done)
+    folder.forget_after(done)
     seconds_before = folder.info["seconds"]
     begin = saved = time.monotonic()
     slowest = 0.0
@@ -99,20 +99,22 @@ def run(
         spent = seconds_before + time.monotonic() - begin
         folder.update(status=status, steps_done=done, total_steps=task.total_steps, seconds=round(spent, 2))
 
+    def interrupted(signum: int) -> InterruptedRunError:
+        text = f"stopped after step {done} of {task.total_steps}; the same command with --resume continues"
+        return InterruptedRunError(text, signum)
+
     reporter.start(name, task.total_steps, done)
     with deferred_signals() as signals, _own_generators():
         while done < task.total_steps:
             step_begin = time.monotonic()
             if signals.received:
                 save("stopped")
-                raise InterruptedRunError(
-                    f"stopped after step {done} of {task.total_steps}; the same command with --resume continues",
-                    signals.received,
-                )
+                raise interrupted(signals.received)
             if budget and budget.left < slowest:
                 save("stopped")
                 raise BudgetReachedError(
-                    f"the time budget ended after step {done} of {task.total_steps}; the same command with --resume continues"
+                    f"the time budget ended after step {done} of {task.total_steps}; "
+                    "the same command with --resume continues"
                 )
             torch.manual_seed(int(random.integers(1, 0, 2**31 - 1, seed=task.seed, stream="step", draw=done)[0]))
             metrics = task.step(done)
@@ -135,6 +137,8 @@ def run(
                 save("running")
                 saved = time.monotonic()
         save("finished")
+        if signals.received:
+            raise interrupted(signals.received)
 
 
 @contextmanager

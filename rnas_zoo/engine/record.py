@@ -39,10 +39,9 @@ class RunFolder:
                 )
             if self.info["kind"] != kind or self.info["config"] != json.loads(json.dumps(dict(config))):
                 changed = [k for k in config if json.loads(json.dumps(config[k])) != self.info["config"].get(k)]
-                raise CheckpointError(
-                    f"{self.path} holds another run ({', '.join(changed) or self.info['kind']} differ). Choose another -o."
-                )
-        elif self.path.exists() and any(self.path.iterdir()):
+                differing = ", ".join(changed) or self.info["kind"]
+                raise CheckpointError(f"{self.path} holds another run ({differing} differ). Choose another -o.")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputExistsError(f"{self.path} exists and is no run folder. Choose another -o.")
         else:
             self.info = {

@@ -53,20 +53,18 @@ class Cell(nn.Module):
         reduction: bool,
         reduction_prev: bool,
         affine: bool,
-        drop_path: bool,
     ) -> None:
         super().__init__()
         self.chs = chs
         self.preprocess0 = (FactorizedReduce if reduction_prev else ReLUConvBN)(in_chs[0], chs, affine)
         self.preprocess1 = ReLUConvBN(in_chs[1], chs, affine)
-        self.ops = nn.ModuleList()
+        self.ops, self.drop_paths = nn.ModuleList(), nn.ModuleList()
         sources, opens_node = [], []
         for edges in nodes:
             for i, edge in enumerate(edges or (Edge("none", 0),)):
                 op = build_op(edge.op, chs, 2 if reduction and edge.source < 2 else 1, affine)
-                if drop_path and not isinstance(op, nn.Identity):
-                    op = nn.Sequential(op, DropPath(0.0))
                 self.ops.append(op)
+                self.drop_paths.append(nn.Identity() if isinstance(op, nn.Identity) else DropPath(0.0))
                 sources.append(edge.source)
                 opens_node.append(i == 0)
         self.sources, self.opens_node, self.concat = sources, opens_node, list(concat)
@@ -78,8 +76,8 @@ class Cell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = [self.preprocess0(s0), self.preprocess1(s1)]
-        for i, op in enumerate(self.ops):
-            y = op(states[self.sources[i]])
+        for i, (op, drop_path) in enumerate(zip(self.ops, self.drop_paths, strict=True)):
+            y = drop_path(op(states[self.sources[i]]))
             if self.opens_node[i]:
                 states.append(y)
             else:
@@ -125,7 +123,7 @@ class RnasCells(nn.Module):
         channels: channels of the first cells; the genotype's own default if None.
         layers: number of cells, at least 3; the genotype's own default if None.
         stem: `cifar` keeps the resolution, `cifar_stride2` halves it, `imagenet` divides it by 8.
-        drop_path_rate: above 0 makes the network ready for drop path; see `set_drop_path_rate`.
+        drop_path_rate: probability with which a sample loses an edge in training; see `set_drop_path_rate`.
 
     Raises:
         GenotypeError: the genotype is invalid or of kind `channels`.
@@ -149,8 +147,8 @@ class RnasCells(nn.Module):
         structure = found.structure
         if not isinstance(structure, Cells | DenseCells):
             raise GenotypeError(f"genotype {found.name!r} is of kind {found.kind!r}: build it with rnas_students")
-        chs = channels or found.default.get("channels", 36)
-        layers = layers or found.default.get("layers", 20)
+        chs = found.default.get("channels", 36) if channels is None else channels
+        layers = found.default.get("layers", 20) if layers is None else layers
         if layers < 3 or chs < 2 or chs % 2:
             raise UsageError(
                 f"needs an even number of channels and at least 3 layers, got channels={chs}, layers={layers}"
@@ -180,7 +178,7 @@ class RnasCells(nn.Module):
                 scale *= 2
                 if not (structure.kind == "accurate_robust_cells" and i == reductions[1]):
                     chs *= 2
-            cell = Cell(nodes, concat, previous, chs, reduction, reduction_prev, affine, drop_path_rate > 0)
+            cell = Cell(nodes, concat, previous, chs, reduction, reduction_prev, affine)
             self.cells.append(cell)
             previous, reduction_prev = (previous[1], len(concat) * chs), reduction
             if i + 1 in (*reductions, layers):

@@ -121,6 +121,9 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
         )
     except SafetensorError as error:
         raise WeightsError(f"the weight file of {name} is damaged or cut off ({error}). Download it again.") from error
+    except FileNotFoundError as error:
+        reason = str(error).partition("\n")[0] or "no such file"
+        raise WeightsError(f"the weight file of {name} cannot be found ({reason}). Download it again.") from error
 
 
 def _no_weights(name: str) -> str:

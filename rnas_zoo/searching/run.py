@@ -18,7 +18,7 @@ from ..engine.progress import Reporter
 from ..engine.record import RunFolder, read_run
 from ..errors import OutputExistsError, UsageError
 from ..files import write_text
-from ..genotype import Cells, Genotype
+from ..genotype import Cells, Genotype, load
 from ..training.objectives import keys_of_step, perturbation
 from ..training.schedule import cosine
 from .discretize import discretize, entropy
@@ -71,8 +71,11 @@ class SearchTask:
     """Alternates architecture steps on one half of the training images and weight steps on the other."""
 
     def __init__(self, config: SearchConfig, dataset: data.Dataset, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.threat = config, device, config.threat
         self.seed, self.total_steps = config.seed, config.total_steps
+        if config.total_steps < 1:
+            raise UsageError(f"total_steps must be at least 1, got {config.total_steps}")
+        autocast(device, config.precision)
         self.method = method(config.method)()
         self.perturb = perturbation(config.objective, config.attack_steps)
         train, _ = dataset.split(config.seed)
@@ -112,7 +115,7 @@ class SearchTask:
         if fraction >= config.warmup:
             x, y = self.validation(index)
             with autocast(self.device, config.precision):
-                loss = self.method.arch_loss(self.net, x, y, self.perturb, config.threat, keys)
+                loss = self.method.arch_loss(self.net, x, y, self.perturb, self.threat, keys)
             gradients = torch.autograd.grad(loss, self.net.arch_parameters())
             for alpha, gradient in zip(self.net.arch_parameters(), gradients, strict=True):
                 alpha.grad = gradient
@@ -122,7 +125,7 @@ class SearchTask:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = config.learning_rate * cosine(fraction, config.learning_rate_floor)
         with autocast(self.device, config.precision):
-            loss = self.method.weight_loss(self.net, x, y, self.perturb, config.threat, keys)
+            loss = self.method.weight_loss(self.net, x, y, self.perturb, self.threat, keys)
         for weight, gradient in zip(self.weights, torch.autograd.grad(loss, self.weights), strict=True):
             weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.weights, config.clip)
@@ -169,6 +172,7 @@ def search(
     resume: bool = False,
     time_budget: float | None = None,
     fit_budget: bool = True,
+    fit_seconds: float | None = None,
     device: str | torch.device = "auto",
     reporter: Reporter | None = None,
 ) -> Genotype:
@@ -176,6 +180,7 @@ def search(
 
     Args:
         fit_budget: choose `total_steps` to fit the budget when `config.total_steps` is 0.
+        fit_seconds: choose `total_steps` to fit this many seconds, without stopping after them.
         resume: continue the run that is there already; a finished one is returned as it is.
 
     Raises:
@@ -185,22 +190,27 @@ def search(
     out = Path(out)
     if out.suffix != ".json":
         raise UsageError(f"a genotype is written to a .json file, got {str(out)!r}")
-    if out.exists() and not resume:
-        raise OutputExistsError(f"{out} exists already and was left as it is. Choose another -o, or add --resume.")
+    known = run_folder(out)
+    started = (known / "run.json").is_file()
+    if out.exists() and not (resume and started):
+        hint = ", or add --resume" if started else ""
+        raise OutputExistsError(f"{out} exists already and was left as it is. Choose another -o{hint}.")
     budget = TimeBudget(time_budget) if time_budget else None
     where = resolve_device(device)
-    known = run_folder(out)
-    if resume and (known / "run.json").is_file() and not config.total_steps:
+    if resume and started and not config.total_steps:
         config = replace(config, total_steps=read_run(known)["config"]["total_steps"])
     dataset = data.load(config.data)
     if not config.total_steps:
-        if not (fit_budget and budget):
+        seconds = fit_seconds or (budget.left if budget and fit_budget else None)
+        if seconds is None:
             raise UsageError("needs --steps, or --time-budget to fit the steps to")
         scratch = SearchTask(replace(config, total_steps=1000), dataset, where)
         per_step = seconds_per_step(lambda index: scratch.step(900 + index))
-        config = replace(config, total_steps=fitting_steps(per_step, budget.left))
-    folder = RunFolder(known, "search", configuration.to_dict(config), resume=resume)
+        config = replace(config, total_steps=fitting_steps(per_step, seconds))
     task = SearchTask(config, dataset, where)
+    folder = RunFolder(known, "search", configuration.to_dict(config), resume=resume)
+    if folder.finished and out.is_file():
+        return load(out)
     loop.run(task, folder, name=f"search {config.method}", budget=budget, reporter=reporter, record_every=10)
     found = Genotype(out.stem, task.derive(), provenance=_provenance(config, dataset, folder, where))
     write_text(out, found.dumps())

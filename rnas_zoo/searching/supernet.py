@@ -54,7 +54,7 @@ class SuperCell(nn.Module):
 
 
 class Supernet(nn.Module):
-    """Images (N, 3, H, W) in [0, 1] to logits (N, num_classes), for architecture parameters α of shape (14, 8) per role.
+    """Images (N, 3, H, W) in [0, 1] to logits (N, num_classes); α of shape (14, 8) for each role.
 
     Args:
         channels, layers: width of the first cells and number of cells (at least 3).
@@ -68,7 +68,7 @@ class Supernet(nn.Module):
         super().__init__()
         if layers < 3 or channels < 2 or channels % 2 or stem not in ("cifar", "cifar_stride2"):
             raise UsageError(
-                f"a supernet needs an even number of channels, 3 layers or more and a cifar stem, "
+                "a supernet needs an even number of channels, 3 layers or more and a cifar stem, "
                 f"got channels={channels}, layers={layers}, stem={stem!r}"
             )
         self.stem = nn.Sequential(*conv_bn(3, 3 * channels, 3, STEMS[stem]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import PGD, Keys, Threat, pgd
-from ..errors import UnknownNameError, closest
+from ..errors import UnknownNameError, UsageError, closest
 
 Perturb = Callable[[nn.Module, Tensor, Tensor, Threat, Keys], Tensor]
 
@@ -34,7 +34,12 @@ def adversarial(steps: int) -> Perturb:
     """PGD adversarial training (Madry et al., ICLR 2018): images of PGD with `steps` steps, network in evaluation mode.
 
     Step size is ε/4 from seven steps on (the papers' 2/255 at ε = 8/255) and wide enough to cross the ball below.
+
+    Raises:
+        UsageError: fewer than one step.
     """
+    if steps < 1:
+        raise UsageError(f"adversarial training needs at least one attack step, got {steps}; use objective `clean`")
     config = PGD(steps=steps, relative_step=max(0.25, 1.75 / steps))
 
     def perturb(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, keys: Keys) -> Tensor:

@@ -19,6 +19,7 @@ from ..engine import config as configuration
 from ..engine import loop
 from ..engine.budget import TimeBudget, fitting_steps, seconds_per_step
 from ..engine.device import autocast, resolve_device
+from ..engine.pixels import in_pixels
 from ..engine.progress import Reporter
 from ..engine.record import RunFolder, read_run
 from ..errors import UnknownNameError, UsageError, closest
@@ -82,15 +83,21 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     extra = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return timm.create_model(config.architecture, num_classes=num_classes, **config.model_args, **extra)
+        try:
+            return timm.create_model(config.architecture, num_classes=num_classes, **config.model_args, **extra)
+        except TypeError as error:
+            raise UsageError(f"{config.architecture} cannot be built with these model_args: {error}") from error
 
 
 class TrainTask:
     """Learns the weights of one network; a `Task` of the engine."""
 
     def __init__(self, config: TrainConfig, dataset: data.Dataset, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.threat = config, device, config.threat
         self.seed, self.total_steps = config.seed, config.total_steps
+        if config.total_steps < 1:
+            raise UsageError(f"total_steps must be at least 1, got {config.total_steps}")
+        autocast(device, config.precision)
         train, self.held_out = dataset.split(config.seed)
         self.batches = data.Batches(
             train,
@@ -101,6 +108,7 @@ class TrainTask:
             device=device,
         )
         self.model = build_model(config, dataset.num_classes).to(device, memory_format=torch.channels_last)
+        self.network = in_pixels(self.model).to(device)
         self.perturb = perturbation(config.objective, config.attack_steps)
         self.auxiliary: nn.Module | None = None
         if config.auxiliary_weight:
@@ -124,18 +132,18 @@ class TrainTask:
     def step(self, index: int) -> dict[str, Tensor | float]:
         config, fraction = self.config, index / max(1, self.total_steps)
         x, y = self.batches(index)
-        threat = Threat(config.norm, config.threat.eps * ramp(fraction, config.eps_ramp))
+        threat = Threat(config.norm, self.threat.eps * ramp(fraction, config.eps_ramp))
         keys = keys_of_step(config.seed, index, len(x), self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(fraction, config.peak_at)
-        self.model.train()
+        self.network.train()
+        if config.drop_path and hasattr(self.model, "set_drop_path_rate"):
+            self.model.set_drop_path_rate(config.drop_path * fraction)
         with autocast(self.device, config.precision):
-            x = self.perturb(self.model, x.contiguous(memory_format=torch.channels_last), y, threat, keys)
+            x = self.perturb(self.network, x.contiguous(memory_format=torch.channels_last), y, threat, keys)
             if self.auxiliary is None:
-                logits, extra = self.model(x), None
+                logits, extra = self.network(x), None
             else:
-                if config.drop_path:
-                    self.model.set_drop_path_rate(config.drop_path * fraction)
                 logits, tap = self.model.forward_with_auxiliary(x)
                 extra = self.auxiliary(tap)
         loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
@@ -160,7 +168,7 @@ class TrainTask:
 
     def held_out_accuracy(self, attack_steps: int = 10) -> dict[str, float]:
         """Clean and PGD accuracy on the held-out training images."""
-        return accuracies(self.model, self.held_out, self.config.threat, attack_steps, self.seed, self.device)
+        return accuracies(self.network, self.held_out, self.threat, attack_steps, self.seed, self.device)
 
 
 def accuracies(
@@ -229,6 +237,7 @@ def train(
     resume: bool = False,
     time_budget: float | None = None,
     fit_budget: bool = False,
+    fit_seconds: float | None = None,
     device: str | torch.device = "auto",
     reporter: Reporter | None = None,
     name: str = "train",
@@ -241,6 +250,7 @@ def train(
         resume: continue the run that is there already; a finished one is returned as it is.
         time_budget: seconds after which the run stops resumably.
         fit_budget: choose `total_steps` to fit the budget when `config.total_steps` is 0.
+        fit_seconds: choose `total_steps` to fit this many seconds, without stopping after them.
 
     Returns:
         The run's `run.json`, with accuracies on held-out training images.
@@ -257,13 +267,14 @@ def train(
         )
     dataset = data.load(config.data)
     if not config.total_steps:
-        if not (fit_budget and budget):
+        seconds = fit_seconds or (budget.left if budget and fit_budget else None)
+        if seconds is None:
             raise UsageError("needs total_steps in the recipe, or --steps, or --fit with --time-budget")
-        config = fit(config, dataset, where, budget.left)
-    folder = RunFolder(out, "train", configuration.to_dict(config), resume=resume)
-    if folder.finished:
-        return folder.info
+        config = fit(config, dataset, where, seconds)
     task = TrainTask(config, dataset, where)
+    folder = RunFolder(out, "train", configuration.to_dict(config), resume=resume)
+    if "result" in folder.info:
+        return folder.info
     loop.run(task, folder, name=name, budget=budget, reporter=reporter)
     with atomic_path(folder.path / "model.safetensors") as temporary:
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in task.model.state_dict().items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,9 @@ def read(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, np.nd
             raise DataError(f"{path}: schema {value['schema']} is not supported (this release reads {SCHEMA})")
         with np.load(path.with_name("verdicts.npz"), allow_pickle=False) as file:
             verdicts = [{key: file[f"{i}.{key}"] for key in PER_IMAGE} for i in range(len(value["runs"]))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged evidence ({error!r}); remove robustness.json and verdicts.npz") from error
     return value["runs"], verdicts
 
@@ -69,15 +71,22 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
     Raises:
         CheckFailedError: they do not.
     """
-    n = run["n"]
-    correct = verdicts["clean_correct"].astype(bool)
-    robust = correct & (verdicts["broken_by"] == "") & ~verdicts["refused"].astype(bool)
-    stated = {"clean_accuracy": correct.sum() / n, "robust_accuracy": robust.sum() / n}
-    for name, value in stated.items():
-        if any(len(verdicts[key]) != n for key in PER_IMAGE) or abs(run[name] - value) > 1e-9:
-            raise CheckFailedError(
-                f"evidence does not add up: {name} is stated as {run[name]:.6f}, its {n} records give {value:.6f}"
-            )
+    n, lengths = run["n"], {len(verdicts[key]) for key in PER_IMAGE}
+    if lengths != {n} or n < 1:
+        raise CheckFailedError(f"evidence does not add up: n is stated as {n}, there are {max(lengths)} records")
+    correct, refused = verdicts["clean_correct"].astype(bool), verdicts["refused"].astype(bool)
+    robust = int((correct & (verdicts["broken_by"] == "") & ~refused).sum())
+    low, high = clopper_pearson(robust, n)
+    recorded = {
+        "clean_accuracy": ([run["clean_accuracy"]], [correct.sum() / n]),
+        "robust_accuracy": ([run["robust_accuracy"]], [robust / n]),
+        "interval": (run["interval"], [low, high]),
+        "refused": ([run["refused"]], [refused.sum()]),
+    }
+    for name, (stated, found) in recorded.items():
+        if len(stated) != len(found) or any(not abs(a - b) <= 1e-9 for a, b in zip(stated, found, strict=True)):
+            said, true = (", ".join(f"{value:.6g}" for value in values) for values in (stated, found))
+            raise CheckFailedError(f"evidence does not add up: {name} is stated as {said}, its {n} records give {true}")
 
 
 def strongest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

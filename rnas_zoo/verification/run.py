@@ -72,6 +72,7 @@ def verify(
     n: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
+    positions: np.ndarray | None = None,
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     reporter: Reporter | None = None,
@@ -86,22 +87,32 @@ def verify(
         threat: L∞ 8/255 by default.
         protocol: `quick`: random-noise control, FGSM and PGD-20 (last iterate).
         seed: keys the attacks' draws, never the choice of images.
+        positions: place of each image in its data set's official order, integers (N,); 0, 1, 2, … by default.
 
     Raises:
         DataError: images outside [0, 1] or of the wrong size, or labels the model has no class for.
+        UsageError: an argument out of range, or a model that returns no logits.
         UnknownNameError: no such protocol.
     """
     threat, reporter = threat or Threat(), reporter or Silent()
     if protocol not in PROTOCOLS:
         raise UnknownNameError(f"unknown protocol {protocol!r}; this release has {', '.join(PROTOCOLS)}")
     where = resolve_device(device)
-    chosen = model if isinstance(model, Subject) else subject(model, checkpoint=checkpoint, device=where)
     pixels, labels, dataset = _images(x, y, data_name, n)
+    if isinstance(model, Subject):
+        chosen = model
+    else:
+        chosen = subject(model, checkpoint=checkpoint, device=where, image_size=pixels.shape[2:])
     _check_fit(chosen, pixels, labels, dataset["name"])
     begin = time.monotonic()
     count = len(labels)
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+    order = np.arange(count) if positions is None else np.asarray(positions)[:count].astype(np.int64)
+    if order.shape != (count,):
+        raise UsageError(f"needs one position per image, got {order.shape} for {count} images")
     names = [name for name, _, _ in PROTOCOLS[protocol]]
-    found = _Verdicts(count, pixels)
+    found = _Verdicts(order, pixels)
     totals = {name: {"broken": 0, "passes": 0} for name in names}
     reporter.start(f"verify {chosen.name}", count)
     twin_error = 0.0
@@ -109,7 +120,7 @@ def verify(
         rows = np.arange(first, min(first + batch_size, count))
         tile = np.resize(rows, batch_size)  # every forward has the same shape, whatever the number of images
         bx, by = torch.from_numpy(pixels[tile]).to(where), torch.from_numpy(labels[tile]).to(where)
-        keys = Keys(seed, torch.from_numpy(tile).to(where))
+        keys = Keys(seed, torch.from_numpy(order[tile]).to(where))
         twin_error = max(twin_error, found.clean(chosen, bx, by, rows))
         for name, attack, config in PROTOCOLS[protocol]:
             result = attack(chosen.network, bx, by, threat, config, keys)
@@ -149,7 +160,8 @@ def verify(
 class _Verdicts:
     """Per-image results, filled batch by batch."""
 
-    def __init__(self, n: int, pixels: np.ndarray) -> None:
+    def __init__(self, positions: np.ndarray, pixels: np.ndarray) -> None:
+        self.positions, n = positions, len(positions)
         self.hashes = [data.pixel_hash(np.rint(image.transpose(1, 2, 0) * 255)) for image in pixels]
         self.correct, self.refused = np.zeros(n, bool), np.zeros(n, bool)
         self.broken_by = np.full(n, "", dtype="U16")
@@ -204,7 +216,7 @@ class _Verdicts:
 
     def per_image(self) -> dict[str, np.ndarray]:
         return {
-            "position": np.arange(len(self.correct)),
+            "position": self.positions,
             "pixels_sha256": np.array(self.hashes),
             "clean_correct": self.correct,
             "broken_by": self.broken_by,
@@ -219,6 +231,8 @@ def _images(
     x: np.ndarray | Tensor | None, y: np.ndarray | Tensor | None, name: str | None, n: int | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Float32 NCHW pixels in [0, 1], int64 labels, and what the evidence calls them."""
+    if n is not None and n < 1:
+        raise UsageError(f"needs at least one image, got n={n}")
     if name is not None:
         test = data.load(name).test
         count = min(n or len(test), len(test))
@@ -227,7 +241,10 @@ def _images(
     if x is None or y is None:
         raise UsageError("give images x and labels y, or the name of a data set")
     pixels = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
-    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y).astype(np.int64)
+    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels must be integers, got {labels.dtype}")
+    labels = labels.astype(np.int64)
     if pixels.dtype == np.uint8:
         if pixels.ndim != 4 or pixels.shape[3] != 3:
             raise DataError(f"uint8 images must be (N, H, W, 3), got {pixels.shape}")
@@ -275,14 +292,22 @@ def curve(
     if sizes != sorted(sizes):
         raise UsageError("the sizes of a curve must ascend")
     chosen = model if isinstance(model, Subject) else subject(model, device=device)
-    total, points = len(images), []
-    left = images
+    points: list[tuple[float, float]] = []
+    left = np.arange(len(images))
     for eps in sizes:
         if len(left):
+            part, threat = images.take(left), Threat(norm, eps)
             report = verify(
-                chosen, left.images, left.labels, threat=Threat(norm, eps), protocol=protocol, seed=seed, device=device
+                chosen,
+                part.images,
+                part.labels,
+                threat=threat,
+                protocol=protocol,
+                seed=seed,
+                positions=left,
+                device=device,
             )
             kept = report.verdicts["clean_correct"] & (report.verdicts["broken_by"] == "") & ~report.verdicts["refused"]
-            left = left.take(np.flatnonzero(kept))
-        points.append((eps, len(left) / total))
+            left = left[kept]
+        points.append((eps, len(left) / len(images)))
     return points

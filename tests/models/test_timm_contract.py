@@ -15,7 +15,6 @@ from rnas_zoo import genotype as genotypes
 MODULES = ("rnas_cells", "rnas_students")
 NAMES = sorted({name for module in MODULES for name in timm.list_models(module=module)})
 TAGGED = sorted({name for module in MODULES for name in timm.list_models(module=module, include_tags=True)})
-HEAVY = {"rnas_robnet_large_v2"}
 
 
 def image(batch=1, size=32, channels=3):
@@ -110,7 +109,7 @@ def test_forward_intermediates(name):
     torch.testing.assert_close(again, final, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in HEAVY])
+@pytest.mark.parametrize("name", NAMES)
 def test_torchscript(name):
     model = timm.create_model(name, scriptable=True).eval()
     scripted = torch.jit.script(model)
@@ -118,7 +117,7 @@ def test_torchscript(name):
         torch.testing.assert_close(scripted(image()), model(image()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in HEAVY])
+@pytest.mark.parametrize("name", NAMES)
 def test_fx_forward_and_backward(name):
     model = timm.create_model(name, num_classes=42).eval()
     _, nodes = get_graph_node_names(model)

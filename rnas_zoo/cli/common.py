@@ -1,0 +1,91 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from ..engine.budget import parse_duration
+from ..errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):
+    """Seconds, from text such as 90s, 10m or 1h30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else parse_duration(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def compute_options(command: F) -> F:
+    """--device and --threads."""
+    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; torch's choice by default.")(command)
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:0.")(command)
+
+
+def threat_options(eps: str | None = "8/255") -> Callable[[F], F]:
+    """--norm and --eps."""
+
+    def decorate(command: F) -> F:
+        command = click.option("--eps", default=eps, show_default=eps is not None, help="Size, in pixels of [0, 1].")(
+            command
+        )
+        return click.option("--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2"]))(command)
+
+    return decorate
+
+
+def budget_options(command: F) -> F:
+    """--time-budget and --resume."""
+    command = click.option("--resume", is_flag=True, help="Continue the run that is there already.")(command)
+    return click.option(
+        "--time-budget", type=Duration(), help="Stop resumably (exit code 3) after 90s, 10m, 1h30m, ..."
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on standard output.")
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """The block computes with so many CPU threads."""
+    from ..engine.device import threads as limit
+
+    with limit(threads):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first row a header; numbers (all columns but the first) to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for index, row in enumerate(rows):
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+        if index == 0:
+            lines.append("  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def percent(value: float) -> str:
+    """`81.2 %`."""
+    return f"{100 * value:.1f} %"

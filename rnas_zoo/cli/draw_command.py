@@ -1,0 +1,24 @@
+"""`rnas-zoo draw`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("draw")
+@click.argument("name")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="An .svg or .png file; NAME.svg by default.")
+def command(name: str, out: Path | None) -> None:
+    """Draw the cells or blocks of an architecture.
+
+    NAME is a model or genotype name, a genotype .json file, or genotypes.py:NAME.
+
+    \b
+    rnas-zoo draw rnas_arnas -o arnas.svg
+    """
+    from .. import draw, genotype
+
+    found = genotype.resolve(name.removesuffix("_c16l8"))
+    click.echo(str(draw.draw_genotype(found, out or Path(f"{found.name}.svg"))))

@@ -1,0 +1,1 @@
+"""Release folders and their cards: exactly what a Hub repository holds."""

@@ -1,0 +1,252 @@
+"""Model cards: rendered from a release folder's evidence, never edited by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from .. import genotype
+from ..engine.config import read_toml
+from ..errors import CheckFailedError, DataError
+from ..models.size import count_macs, count_parameters
+from ..reference import load
+from ..verification import evidence
+
+NORM_NAMES = {"linf": "L∞", "l2": "L2"}
+ATTACK_NAMES = {"noise": "random noise (control)", "fgsm": "FGSM", "pgd20": "PGD-20"}
+QUICK_WARNING = (
+    "The protocol `quick` is random noise, FGSM and PGD-20. It is weaker than AutoAttack: the true robust accuracy "
+    "is at most the figure shown, and usually a few points lower."
+)
+
+TEMPLATE = """\
+# {{ name }}
+
+{{ intro }}
+
+Takes RGB images in [0, 1], {{ size[0] }}x{{ size[1] }} pixels, {{ classes|length }} classes. {{ "{:,}".format(params) }} \
+parameters, {{ "%.2f"|format(macs / 1e6) }} million multiply-accumulates per image.
+
+## Robustness
+
+Measured on the files in this folder. Robust accuracy is the fraction of images that are classified correctly and that
+no attack of the protocol breaks; the interval is the exact 95 % one for that many images.
+
+| file | images | threat | protocol | clean | {% for a in attacks %}{{ attack_names[a] }} | {% endfor %}robust | 95 % interval |
+|---|---|---|---|---|{% for a in attacks %}---|{% endfor %}---|---|
+{% for run in runs -%}
+| {{ run.subject.file }} | {{ run.dataset.name }} {{ run.dataset.split }}, first {{ run.n }} | {{ norm_names[run.norm] }} {{ run.eps }} \
+| {{ run.protocol }} | {{ percent(run.clean_accuracy) }} | {% for a in attacks %}{{ under(run, a) }} | {% endfor %}\
+**{{ percent(run.robust_accuracy) }}** | {{ percent(run.interval[0]) }} to {{ percent(run.interval[1]) }} |
+{% endfor %}
+{{ warning }}
+{% for run in runs %}{% for flag in run.flags %}
+* {{ run.subject.file }}: {{ flag }}
+{% endfor %}{% endfor %}
+Check it yourself (same images, same seed):
+
+```
+{{ verify_command }}
+```
+
+![Accuracy against the size of the perturbation](figures/curve.png)
+
+![Clean images, their adversarial twins, and the amplified difference](figures/adversarial.png)
+
+## Use
+
+```python
+import rnas_zoo, timm
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # FOLDER: this folder
+logits = model(images)                                                   # float32 (N, 3, {{ size[0] }}, {{ size[1] }}) in [0, 1]
+```
+{% if onnx %}
+Without torch, `model.onnx` with onnxruntime (logits equal torch's to {{ "%.1g"|format(parity) }} on {{ onnx.same_class }} images, same class on all of them):
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+logits = session.run(None, {"image": images.astype(np.float32)})[0]
+```
+{% endif %}
+## How it was made
+
+Architecture: {{ architecture }}
+
+![The architecture](figures/architecture.svg)
+
+Weights: {{ objective }} on {{ recipe.data }}, {{ recipe.total_steps }} steps of {{ recipe.batch_size }} images, seed \
+{{ recipe.seed }}; the whole recipe is in `recipe.toml`.
+
+## Limits
+
+* Evidence holds for the threat model, images and protocol named above and for nothing else: not for other norms or
+  sizes, natural corruptions, or other data.
+* `check.npz` holds {{ check }} clean images, their adversarial twins (8 bits) and the logits expected of `model.safetensors`.
+"""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _under(run: dict[str, Any], attack: str) -> str:
+    """Accuracy under one attack alone, or a dash where the run did not use it."""
+    if attack not in run["attacks"]:
+        return "–"
+    return _percent(run["clean_accuracy"] - run["attacks"][attack]["broken"] / run["n"])
+
+
+def describe_architecture(found: genotype.Genotype) -> str:
+    """One line on where an architecture comes from."""
+    source = found.provenance
+    if source.get("status") == "ours":
+        cost = source.get("cost", {})
+        return (
+            f"`{found.name}`, found by our search with method `{source.get('method')}` on {source.get('dataset')} "
+            f"({cost.get('architecture_steps')} architecture steps, {cost.get('seconds')} s on {cost.get('device')}); "
+            f"hash `{found.hash[:12]}`, whole configuration in `genotype.json`."
+        )
+    return f"`{found.name}` ({source.get('status', 'unknown origin')}), {source.get('paper', '')}; hash `{found.hash[:12]}`."
+
+
+def render(folder: str | Path) -> str:
+    """The card of a release folder, front matter included.
+
+    Raises:
+        DataError: the folder has no evidence.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    runs, _ = evidence.read(folder)
+    if not runs:
+        raise DataError(f"{folder} has no evidence: run `rnas-zoo verify {folder} --data ... --save` first")
+    shown = evidence.strongest(runs)
+    recipe = read_toml(folder / "recipe.toml")
+    network = load(folder)
+    export = folder / "export.json"
+    onnx = json.loads(export.read_text(encoding="utf-8")) if export.is_file() else None
+    name = config["rnas_zoo"]["name"]
+    first = shown[0]
+    adversarial = recipe["objective"] != "clean"
+    threat = f"{NORM_NAMES[first['norm']]} {first['eps']}"
+    found = genotype.load(folder / "genotype.json")
+    dataset = config["rnas_zoo"]["dataset"]
+    text = (
+        Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        .from_string(TEMPLATE)
+        .render(
+            name=name,
+            intro=f"A {'robust' if adversarial else 'non-robust (standard training)'} image classifier for {dataset}: "
+            f"{_percent(first['clean_accuracy'])} clean accuracy, {_percent(first['robust_accuracy'])} under "
+            f"{threat} perturbations (protocol `{first['protocol']}`, {first['n']} test images).",
+            size=config["pretrained_cfg"]["input_size"][1:],
+            classes=config["label_names"],
+            params=count_parameters(network),
+            macs=count_macs(network, tuple(config["pretrained_cfg"]["input_size"])),
+            runs=shown,
+            attacks=list(first["attacks"]),
+            attack_names=ATTACK_NAMES,
+            norm_names=NORM_NAMES,
+            percent=_percent,
+            under=_under,
+            warning=QUICK_WARNING if any(run["protocol"] == "quick" for run in shown) else "",
+            verify_command=verify_command(first),
+            onnx=onnx,
+            parity=max(onnx["parity"].values()) if onnx else 0.0,
+            architecture=describe_architecture(found),
+            objective=f"adversarial training with PGD-{recipe['attack_steps']} at {threat}"
+            if adversarial
+            else "standard training",
+            recipe=recipe,
+            check=_count_check(folder),
+        )
+    )
+    return f"---\n{_front_matter(name, dataset, shown).to_yaml()}\n---\n\n{text}"
+
+
+def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
+    """The command that repeats an evidence run."""
+    target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
+    return (
+        f"rnas-zoo verify {target} --data {run['dataset']['name']} --protocol {run['protocol']} --norm {run['norm']} "
+        f"--eps {run['eps']} --n {run['n']} --seed {run['seed']}"
+    )
+
+
+def _count_check(folder: Path) -> int:
+    import numpy as np
+
+    with np.load(folder / "check.npz", allow_pickle=False) as file:
+        return len(file["labels"])
+
+
+def _front_matter(name: str, dataset: str, runs: list[dict[str, Any]]) -> ModelCardData:
+    results = []
+    for run in runs:
+        if run["subject"]["kind"] != "torch":
+            continue
+        threat = {
+            "norm": run["norm"],
+            "eps": run["eps"],
+            "protocol": run["protocol"],
+            "n": run["n"],
+            "seed": run["seed"],
+        }
+        figures = (
+            ("Accuracy", run["clean_accuracy"], {"n": run["n"]}),
+            (
+                f"Robust accuracy ({run['protocol']}, {NORM_NAMES[run['norm']]} {run['eps']})",
+                run["robust_accuracy"],
+                threat,
+            ),
+        )
+        for label, value, arguments in figures:
+            results.append(
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    dataset_split=run["dataset"]["split"],
+                    metric_type="accuracy",
+                    metric_name=label,
+                    metric_value=round(value, 4),
+                    metric_args=arguments,
+                )
+            )
+    return ModelCardData(
+        library_name="timm",
+        license="mit",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "adversarial-robustness", "neural-architecture-search", "onnx"],
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def check(folder: str | Path) -> None:
+    """A card must be what its folder's evidence renders to, parse as a Hub card, and its records must add up.
+
+    Raises:
+        CheckFailedError: naming what differs.
+    """
+    folder = Path(folder)
+    runs, verdicts = evidence.read(folder)
+    for run, table in zip(runs, verdicts, strict=True):
+        evidence.check(run, table)
+    path = folder / "README.md"
+    if not path.is_file():
+        raise CheckFailedError(f"{folder} has no card: write it with `rnas-zoo card {folder}`")
+    found, wanted = path.read_text(encoding="utf-8"), render(folder)
+    if found != wanted:
+        pairs = zip(found.splitlines(), wanted.splitlines(), strict=False)
+        line = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), min(found.count("\n"), wanted.count("\n")) + 1)
+        raise CheckFailedError(
+            f"{path}: line {line} is not what the evidence says; write the card anew with `rnas-zoo card {folder}`"
+        )
+    if not ModelCard(found).data.to_dict().get("model-index"):
+        raise CheckFailedError(f"{path}: its front matter has no model-index")

@@ -1,0 +1,217 @@
+"""Release folders: a trained run becomes weights, genotype, recipe, ONNX file, evidence, pictures and a card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import data, draw, genotype
+from ..attacks import Threat
+from ..deploy.onnx_export import export
+from ..engine import config as configuration
+from ..engine.device import resolve_device
+from ..engine.progress import Reporter, Silent
+from ..engine.record import read_run
+from ..errors import CheckpointError
+from ..files import atomic_folder, make_readable, write_json, write_text
+from ..models.weights import DIGEST_NOTE, tensor_digest
+from ..reference import as_logits, load_weights, read_tensors, subject
+from ..training.run import TrainConfig, build_model, recipe_text
+from ..verification import evidence
+from ..verification.run import Report, curve, verify
+from . import card
+
+CHECK_IMAGES = 64
+PICTURED = 6
+CURVE_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+def tag_of(config: TrainConfig) -> str:
+    """`<objective>_<dataset>_<norm><eps>`, or `clean_<dataset>` for standard training."""
+    dataset = Path(config.data).stem
+    if config.objective == "clean":
+        return f"clean_{dataset}"
+    return f"{config.objective}_{dataset}_{config.norm}{config.threat.eps_text.removesuffix('/255').replace('.', 'p')}"
+
+
+def shipped_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are stored: tensors of two or more dimensions in fp16, statistics and vectors as they are."""
+    return {
+        name: (tensor.half() if tensor.ndim >= 2 and tensor.dtype == torch.float32 else tensor).contiguous()
+        for name, tensor in state.items()
+    }
+
+
+def package(
+    run: str | Path,
+    out: str | Path,
+    *,
+    threat: Threat | None = None,
+    protocol: str = "quick",
+    n: int | None = 256,
+    seed: int = 0,
+    with_onnx: bool = True,
+    overwrite: bool = False,
+    device: str | torch.device = "auto",
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Build a release folder from a finished training run.
+
+    Everything is measured on the files that are shipped: weights are rounded first, reloaded, then attacked, and the
+    ONNX file is attacked as well. The folder appears only when it is complete.
+
+    Args:
+        run: folder of a finished `train` run.
+        out: the release folder.
+        threat: the run's own by default.
+        n: test images, the first in official order; None takes all.
+
+    Returns:
+        name, folder, and the evidence runs.
+
+    Raises:
+        CheckpointError: no finished training run.
+        OutputExistsError: `out` exists and `overwrite` is false.
+    """
+    reporter = reporter or Silent()
+    info = read_run(run)
+    if info["kind"] != "train" or info["status"] != "finished":
+        raise CheckpointError(f"{run} is no finished training run (it is {info['kind']}, {info['status']})")
+    config = configuration.from_dict(TrainConfig, info["config"], f"{run}/run.json")
+    threat, device = threat or config.threat, resolve_device(device)
+    dataset = data.load(config.data)
+    name = f"{config.architecture}.{tag_of(config)}"
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        found = _write_model(Path(run), config, dataset, name, folder)
+        write_text(folder / "recipe.toml", recipe_text(config))
+        write_text(folder / "genotype.json", found.dumps())
+        options = {"threat": threat, "protocol": protocol, "n": n, "seed": seed, "device": device, "reporter": reporter}
+        shipped = replace(subject(folder, device=device), name=name)
+        report = verify(shipped, data_name=config.data, **options)
+        evidence.append(folder, report.run, report.verdicts)
+        test = dataset.test.take(np.arange(report.run["n"]))
+        _write_check(folder, shipped, test, report)
+        if with_onnx:
+            reporter.say("exporting to ONNX")
+            report_onnx = export(
+                folder,
+                folder / "model.onnx",
+                labels=list(dataset.classes),
+                images=test.images,
+                metadata={"threat_model": str(threat), "model": name},
+            )
+            write_json(folder / "export.json", report_onnx)
+            onnx_report = verify(folder / "model.onnx", data_name=config.data, **options)
+            evidence.append(folder, onnx_report.run, onnx_report.verdicts)
+        _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
+        write_text(folder / "README.md", card.render(folder))
+        make_readable(folder)
+    runs, _ = evidence.read(out)
+    return {"name": name, "folder": str(out), "runs": runs}
+
+
+def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: str, folder: Path) -> genotype.Genotype:
+    """config.json and model.safetensors; returns the network's genotype."""
+    network = build_model(replace(config, drop_path=0.0), dataset.num_classes)
+    load_weights(network, run / "model.safetensors", config.architecture)
+    found = genotype_of(config)
+    tensors = shipped_tensors(network.state_dict())
+    height, width = dataset.image_size
+    with torch.no_grad():
+        pooled = network.eval().forward_features(torch.zeros(1, 3, height, width)).shape[2:]
+    network.pretrained_cfg = {
+        **network.pretrained_cfg,
+        "tag": name.partition(".")[2],
+        "num_classes": dataset.num_classes,
+        "input_size": (3, height, width),
+        "pool_size": tuple(pooled),
+        "notes": (DIGEST_NOTE + tensor_digest(tensors),),
+    }
+    arguments = {**config.model_args}
+    if "genotype" in arguments:
+        arguments["genotype"] = found.to_json()
+    timm.models.save_for_hf(
+        network,
+        folder,
+        model_config={"label_names": list(dataset.classes), "rnas_zoo": {"name": name, "dataset": dataset.name}},
+        model_args=arguments,
+        safe_serialization=True,
+    )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    read_tensors(folder / "model.safetensors")
+    return found
+
+
+def genotype_of(config: TrainConfig) -> genotype.Genotype:
+    """The genotype of a configuration's network."""
+    given = config.model_args.get("genotype")
+    if given is not None:
+        return genotype.resolve(given)
+    return genotype.named(config.architecture.removesuffix("_c16l8"))
+
+
+def _write_check(folder: Path, shipped: Any, test: data.ImageSet, report: Report) -> None:
+    """check.npz: golden logits, clean images and their adversarial twins rounded to 8 bits."""
+    k = min(CHECK_IMAGES, len(test))
+    twins = np.rint(report.x_adv[:k].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    pixels = test.images[:k].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
+    logits = as_logits(shipped, np.ascontiguousarray(pixels))
+    np.savez_compressed(
+        folder / "check.npz", images=test.images[:k], adversarial=twins, labels=test.labels[:k], logits=logits
+    )
+
+
+def _write_figures(
+    folder: Path,
+    shipped: Any,
+    found: genotype.Genotype,
+    test: data.ImageSet,
+    report: Report,
+    threat: Threat,
+    classes: tuple[str, ...],
+    device: str | torch.device,
+) -> None:
+    figures = folder / "figures"
+    draw.draw_genotype(found, figures / "architecture.svg")
+    points = curve(shipped, test, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rnas_zoo"]["name"]
+    draw.draw_curve(
+        {name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title="Accuracy against ε"
+    )
+    write_json(figures / "curve.json", {name: points})
+    shown = picture_rows(report)
+    draw.draw_pairs(
+        test.images[shown].astype(np.float32) / 255,
+        report.x_adv[shown].transpose(0, 2, 3, 1),
+        captions(report, shown, test.labels, classes),
+        figures / "adversarial.png",
+        title=f"Images that {report.run['protocol']} at {threat} found, and what the network says",
+    )
+
+
+def picture_rows(report: Report) -> np.ndarray:
+    """Positions of a few correctly classified images, half of them broken where there are enough."""
+    correct = report.verdicts["clean_correct"]
+    broken = np.flatnonzero(correct & (report.verdicts["broken_by"] != ""))
+    robust = np.flatnonzero(correct & (report.verdicts["broken_by"] == ""))
+    first = broken[: max(PICTURED // 2, PICTURED - len(robust))]
+    rows = np.concatenate([first, robust[: PICTURED - len(first)]])
+    return np.sort(rows if len(rows) else np.arange(min(PICTURED, len(correct))))
+
+
+def captions(report: Report, rows: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What the network says of each clean and adversarial image, marked right or wrong."""
+    clean, adversarial = report.predictions
+
+    def say(predicted: int, label: int) -> str:
+        return f"{classes[predicted]} {'✓' if predicted == label else '✗'}"
+
+    return [(say(clean[i], labels[i]), say(adversarial[i], labels[i])) for i in rows]
