@@ -47,7 +47,7 @@ def _from_call(call: ast.expr, name: str, where: str) -> Genotype:
         raise GenotypeError(f"{where}: expected Genotype(...), found {_shown(call)}")
     if call.args or not all(keyword.arg for keyword in call.keywords):
         raise GenotypeError(f"{where}: Genotype(...) needs keyword arguments such as normal=[...], normal_concat=[...]")
-    fields = {keyword.arg: _literal(keyword.value, where) for keyword in call.keywords}
+    fields = {str(keyword.arg): _literal(keyword.value, where) for keyword in call.keywords}
     fitting = [k for k, roles in CELL_ROLES.items() if set(fields) == {*roles, *(f"{role}_concat" for role in roles)}]
     if not fitting:
         raise GenotypeError(
@@ -97,7 +97,7 @@ def parse_file(path: str | Path, variable: str) -> Genotype:
                 if isinstance(target, ast.Name):
                     value = statement.value
                     found[target.id] = found.get(value.id, value) if isinstance(value, ast.Name) else value
-    value = found.get(variable)
-    if value is None:
+    chosen = found.get(variable)
+    if chosen is None:
         raise GenotypeError(f"{path}: no genotype named {variable!r}.{closest(variable, list(found))}")
-    return _from_call(value, variable, f"{path}:{variable}")
+    return _from_call(chosen, variable, f"{path}:{variable}")

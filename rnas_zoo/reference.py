@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -150,10 +151,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _checkpoint_classes(name: str, path: str | Path) -> int:
-    key = timm.get_pretrained_cfg(name).classifier
+    cfg: Any = timm.get_pretrained_cfg(name)
+    key = cfg.classifier
     state = read_tensors(path)
     weight = state.get(f"{key}.weight")
-    return int(weight.shape[0]) if weight is not None else timm.create_model(name).num_classes
+    return int(weight.shape[0]) if weight is not None else int(cfg.num_classes)
 
 
 def _pretrained(name: str) -> nn.Module:

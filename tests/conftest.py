@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on networks this small, threads only wait for each other
 
 settings.register_profile("rnas_zoo", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("rnas_zoo")
@@ -71,9 +74,12 @@ def small_net():
         net[0].weight.data *= 3
         net[-1].weight.data *= 6
         net.train()
-        for _ in range(3):
+        for _ in range(30):
             net(torch.rand(16, 3, 8, 8, dtype=torch.float64))
-    return net.eval()
+        net.eval()
+        with torch.no_grad():  # centred logits: all classes occur
+            net[-1].bias -= net(torch.rand(256, 3, 8, 8, dtype=torch.float64)).mean(0)
+    return net
 
 
 @pytest.fixture
@@ -84,3 +90,32 @@ def small_batch(small_net):
     x = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         return x, small_net(x).argmax(1)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> Path:
+    """A finished, very short training run of a tiny cell network on the digits."""
+    from rnas_zoo.training.run import TrainConfig, train
+
+    config = TrainConfig(
+        architecture="rnas_cells",
+        model_args={"genotype": "vuln_h", "channels": 4, "layers": 3, "stem": "cifar_stride2"},
+        data="digits",
+        eps="16/255",
+        attack_steps=1,
+        total_steps=40,
+        batch_size=32,
+    )
+    folder = tmp_path_factory.mktemp("train") / "run"
+    train(config, folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def release(trained_run, tmp_path_factory) -> Path:
+    """The release folder of `trained_run`, with ONNX file and evidence on 40 images; tests must not change it."""
+    from rnas_zoo.hub.release import package
+
+    folder = tmp_path_factory.mktemp("release") / "rnas_cells.pgd_digits_linf16"
+    package(trained_run, folder, n=40, device="cpu")
+    return folder

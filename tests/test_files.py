@@ -21,12 +21,10 @@ from .strategies import reproducible
 
 def tree(folder):
     """Every path below a folder and the bytes of its files."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.fixture()
+@pytest.fixture
 def umask():
     """A function that sets the umask for the rest of the test."""
     before = os.umask(0)
@@ -55,9 +53,14 @@ def test_an_interrupted_file_leaves_everything_as_it_was(tmp_path, error, old):
     if old is not None:
         target.write_bytes(old)
     before = tree(tmp_path)
-    with pytest.raises(error), atomic_path(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise error
+
+    def stop_halfway():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        stop_halfway()
     assert tree(tmp_path) == before
 
 
@@ -121,7 +124,7 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     target.mkdir()
     (target / "inside").write_text("kept")
     before = tree(tmp_path)
-    with pytest.raises(OutputNotWritableError, match="is a folder. Choose the path of a file"), atomic_path(target):
+    with pytest.raises(OutputNotWritableError, match=r"is a folder\. Choose the path of a file"), atomic_path(target):
         raise AssertionError("the block must not run")
     with pytest.raises(OutputNotWritableError, match="is a folder"):
         write_json(target, {})
@@ -139,9 +142,14 @@ def test_devices_and_pipes_are_not_replaced_by_a_file(tmp_path):
 
 def test_a_folder_that_appears_meanwhile_is_not_replaced_by_a_file(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(OutputNotWritableError, match="cannot write"), atomic_path(target) as temporary:
-        temporary.write_text("x")
-        target.mkdir()
+
+    def write_while_a_folder_appears():
+        with atomic_path(target) as temporary:
+            temporary.write_text("x")
+            target.mkdir()
+
+    with pytest.raises(OutputNotWritableError, match="cannot write"):
+        write_while_a_folder_appears()
     assert tree(tmp_path) == {"out": None}
 
 
@@ -165,9 +173,14 @@ def test_an_interrupted_folder_leaves_everything_as_it_was(tmp_path, error, over
         target.mkdir()
         (target / "old").write_bytes(b"old")
     before = tree(tmp_path)
-    with pytest.raises(error), atomic_folder(target, overwrite=overwrite) as temporary:
-        (temporary / "half").write_bytes(b"half")
-        raise error
+
+    def stop_halfway():
+        with atomic_folder(target, overwrite=overwrite) as temporary:
+            (temporary / "half").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        stop_halfway()
     assert tree(tmp_path) == before
 
 
@@ -194,10 +207,15 @@ def test_an_existing_target_is_refused_and_left_as_it_is(tmp_path, kind):
 
 def test_a_target_that_appears_meanwhile_is_refused_and_left_as_it_is(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(OutputExistsError), atomic_folder(target) as temporary:
-        (temporary / "mine").write_bytes(b"mine")
-        target.mkdir()
-        (target / "theirs").write_bytes(b"theirs")
+
+    def write_while_another_folder_appears():
+        with atomic_folder(target) as temporary:
+            (temporary / "mine").write_bytes(b"mine")
+            target.mkdir()
+            (target / "theirs").write_bytes(b"theirs")
+
+    with pytest.raises(OutputExistsError):
+        write_while_another_folder_appears()
     assert tree(tmp_path) == {"out": None, "out/theirs": b"theirs"}
 
 
@@ -237,9 +255,13 @@ def test_a_failed_overwrite_puts_the_old_folder_back(tmp_path, monkeypatch, fail
             raise OSError(errno.EBUSY, "device busy")
         replace(source, destination)
 
-    with pytest.raises(OutputNotWritableError, match="device busy"), atomic_folder(target, overwrite=True) as temporary:
-        (temporary / "new").write_bytes(b"new")
-        monkeypatch.setattr(os, "replace", fragile)
+    def overwrite_in_vain():
+        with atomic_folder(target, overwrite=True) as temporary:
+            (temporary / "new").write_bytes(b"new")
+            monkeypatch.setattr(os, "replace", fragile)
+
+    with pytest.raises(OutputNotWritableError, match="device busy"):
+        overwrite_in_vain()
     assert len(calls) > failing
     assert tree(tmp_path) == before
 

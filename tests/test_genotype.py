@@ -361,7 +361,9 @@ def test_the_base_of_the_refused_variants_is_valid(base):
     assert genotype.from_json(base).to_json() == filled
 
 
-@pytest.mark.parametrize(("base", "path", "new", "field"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(
+    ("base", "path", "new", "field"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
 def test_invalid_files_are_refused_with_path_and_field(base, path, new, field, tmp_path):
     file = tmp_path / "broken.json"
     file.write_text(json.dumps(put(base, path, new)), encoding="utf-8")
@@ -431,7 +433,9 @@ def test_a_folder_and_a_missing_file_are_refused_with_their_path(tmp_path):
 # Any content at all
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-keys = st.sampled_from(sorted(STRUCTURE_KEYS | {"schema", "name", "default", "check", "provenance"})) | st.text(max_size=4)
+keys = st.sampled_from(sorted(STRUCTURE_KEYS | {"schema", "name", "default", "check", "provenance"})) | st.text(
+    max_size=4
+)
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
 )

@@ -36,7 +36,7 @@ def copy_package(root: Path) -> Path:
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def genotype_names():
     return sorted(path.stem for path in (CHECKOUT / "genotypes").glob("*.json"))
 

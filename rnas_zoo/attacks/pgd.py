@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class PGD:
 def start_point(x: Tensor, threat: Threat, keys: Keys, stream: str, draw: int = 0) -> Tensor:
     """A random image of the ball around each x, clamped to [0, 1]."""
     shape = tuple(x.shape[1:])
-    key = {"seed": keys.seed, "draw": draw, "positions": keys.positions}
+    key: dict[str, Any] = {"seed": keys.seed, "draw": draw, "positions": keys.positions}
     if threat.norm == "linf":
         return threat.project(x + threat.eps * (2 * random.uniform(shape, stream=stream, **key) - 1), x)
     radius = random.uniform((1, 1, 1), stream=f"{stream}-radius", **key)

@@ -38,9 +38,9 @@ class Threat:
 
     @property
     def eps_text(self) -> str:
-        """`8/255` where eps is a multiple of 1/510, decimal digits otherwise; `parse_eps` reads it back."""
+        """`8/255` for L∞ where eps is a multiple of 1/510, else decimal digits; `parse_eps` reads both back."""
         halves = round(self.eps * 510)
-        if halves / 510 == self.eps:
+        if self.norm == "linf" and halves / 510 == self.eps:
             return f"{halves // 2}{'.5' if halves % 2 else ''}/255"
         return repr(self.eps)
 

@@ -13,7 +13,11 @@ from .common import json_option, print_json
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Examine this installation: versions, devices, execution providers that really work, known broken installs."""
+    """Examine this installation: versions, devices, execution providers that really work, known broken installs.
+
+    \b
+    rnas-zoo doctor
+    """
     from ..doctor import examine, render
 
     findings = examine()

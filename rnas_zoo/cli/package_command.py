@@ -65,6 +65,7 @@ def command(
     for evidence_run in made["runs"]:
         click.echo(
             f"{evidence_run['subject']['file']:<18} clean {percent(evidence_run['clean_accuracy'])}, robust "
-            f"{percent(evidence_run['robust_accuracy'])} (first {evidence_run['n']} images, {evidence_run['norm']} {evidence_run['eps']})"
+            f"{percent(evidence_run['robust_accuracy'])} "
+            f"(first {evidence_run['n']} images, {evidence_run['norm']} {evidence_run['eps']})"
         )
     click.echo(f"next: open {out / 'README.md'}")

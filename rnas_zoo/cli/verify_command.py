@@ -86,8 +86,6 @@ def command(
     rows.append(["all together", "", percent(report.robust_accuracy)])
     click.echo(f"{ref} on the first {run['n']} images of {data_name}, {threat}, protocol {protocol}")
     click.echo(table(rows))
-    click.echo(
-        f"95 % interval of robust accuracy: {percent(low)} to {percent(high)}; an upper bound, stronger attacks may lower it"
-    )
+    click.echo(f"95 % interval of robust accuracy: {percent(low)} to {percent(high)}; stronger attacks may lower it")
     for flag in run["flags"]:
         click.echo(f"flag: {flag}")

@@ -58,7 +58,7 @@ def export(
         raise UsageError(f"an ONNX model is written to an .onnx file, got {str(out)!r}")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already and was left as it is. Choose another -o, or remove it first.")
-    network = load(model, checkpoint=checkpoint, untrained=True).to("cpu", memory_format=torch.contiguous_format)
+    network = load(model, checkpoint=checkpoint, untrained=True).cpu().to(memory_format=torch.contiguous_format)
     height, width = _image_size(network)
     pixels = _comparison_images(images, height, width)
     proto = _convert(network, pixels[:2])
@@ -124,7 +124,7 @@ def _convert(network: nn.Module, example: torch.Tensor) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network,
                 (example,),
                 dynamo=True,

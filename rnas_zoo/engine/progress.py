@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Reporter(Protocol):
@@ -66,14 +66,15 @@ class Bars:
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
-        self._task = None
+        self._task: Any = None
 
     def start(self, name: str, total: int, done: int = 0) -> None:
         self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, note: str = "", by: int = 1) -> None:
         if self._task is not None:
-            self._progress.update(self._task, advance=by, **({"note": note} if note else {}))
+            fields: dict[str, Any] = {"note": note} if note else {}
+            self._progress.update(self._task, advance=by, **fields)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)

@@ -23,71 +23,7 @@ QUICK_WARNING = (
     "is at most the figure shown, and usually a few points lower."
 )
 
-TEMPLATE = """\
-# {{ name }}
-
-{{ intro }}
-
-Takes RGB images in [0, 1], {{ size[0] }}x{{ size[1] }} pixels, {{ classes|length }} classes. {{ "{:,}".format(params) }} \
-parameters, {{ "%.2f"|format(macs / 1e6) }} million multiply-accumulates per image.
-
-## Robustness
-
-Measured on the files in this folder. Robust accuracy is the fraction of images that are classified correctly and that
-no attack of the protocol breaks; the interval is the exact 95 % one for that many images.
-
-| file | images | threat | protocol | clean | {% for a in attacks %}{{ attack_names[a] }} | {% endfor %}robust | 95 % interval |
-|---|---|---|---|---|{% for a in attacks %}---|{% endfor %}---|---|
-{% for run in runs -%}
-| {{ run.subject.file }} | {{ run.dataset.name }} {{ run.dataset.split }}, first {{ run.n }} | {{ norm_names[run.norm] }} {{ run.eps }} \
-| {{ run.protocol }} | {{ percent(run.clean_accuracy) }} | {% for a in attacks %}{{ under(run, a) }} | {% endfor %}\
-**{{ percent(run.robust_accuracy) }}** | {{ percent(run.interval[0]) }} to {{ percent(run.interval[1]) }} |
-{% endfor %}
-{{ warning }}
-{% for run in runs %}{% for flag in run.flags %}
-* {{ run.subject.file }}: {{ flag }}
-{% endfor %}{% endfor %}
-Check it yourself (same images, same seed):
-
-```
-{{ verify_command }}
-```
-
-![Accuracy against the size of the perturbation](figures/curve.png)
-
-![Clean images, their adversarial twins, and the amplified difference](figures/adversarial.png)
-
-## Use
-
-```python
-import rnas_zoo, timm
-model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # FOLDER: this folder
-logits = model(images)                                                   # float32 (N, 3, {{ size[0] }}, {{ size[1] }}) in [0, 1]
-```
-{% if onnx %}
-Without torch, `model.onnx` with onnxruntime (logits equal torch's to {{ "%.1g"|format(parity) }} on {{ onnx.same_class }} images, same class on all of them):
-
-```python
-import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-logits = session.run(None, {"image": images.astype(np.float32)})[0]
-```
-{% endif %}
-## How it was made
-
-Architecture: {{ architecture }}
-
-![The architecture](figures/architecture.svg)
-
-Weights: {{ objective }} on {{ recipe.data }}, {{ recipe.total_steps }} steps of {{ recipe.batch_size }} images, seed \
-{{ recipe.seed }}; the whole recipe is in `recipe.toml`.
-
-## Limits
-
-* Evidence holds for the threat model, images and protocol named above and for nothing else: not for other norms or
-  sizes, natural corruptions, or other data.
-* `check.npz` holds {{ check }} clean images, their adversarial twins (8 bits) and the logits expected of `model.safetensors`.
-"""
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
 def _percent(value: float) -> str:
@@ -111,7 +47,8 @@ def describe_architecture(found: genotype.Genotype) -> str:
             f"({cost.get('architecture_steps')} architecture steps, {cost.get('seconds')} s on {cost.get('device')}); "
             f"hash `{found.hash[:12]}`, whole configuration in `genotype.json`."
         )
-    return f"`{found.name}` ({source.get('status', 'unknown origin')}), {source.get('paper', '')}; hash `{found.hash[:12]}`."
+    status = source.get("status", "unknown origin")
+    return f"`{found.name}` ({status}), {source.get('paper', '')}; hash `{found.hash[:12]}`."
 
 
 def render(folder: str | Path) -> str:
@@ -138,7 +75,7 @@ def render(folder: str | Path) -> str:
     dataset = config["rnas_zoo"]["dataset"]
     text = (
         Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-        .from_string(TEMPLATE)
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
         .render(
             name=name,
             intro=f"A {'robust' if adversarial else 'non-robust (standard training)'} image classifier for {dataset}: "

@@ -30,6 +30,7 @@ from ..verification.run import Report, curve, verify
 from . import card
 
 CHECK_IMAGES = 64
+CURVE_IMAGES = 128
 PICTURED = 6
 CURVE_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -93,7 +94,14 @@ def package(
         found = _write_model(Path(run), config, dataset, name, folder)
         write_text(folder / "recipe.toml", recipe_text(config))
         write_text(folder / "genotype.json", found.dumps())
-        options = {"threat": threat, "protocol": protocol, "n": n, "seed": seed, "device": device, "reporter": reporter}
+        options: dict[str, Any] = {
+            "threat": threat,
+            "protocol": protocol,
+            "n": n,
+            "seed": seed,
+            "device": device,
+            "reporter": reporter,
+        }
         shipped = replace(subject(folder, device=device), name=name)
         report = verify(shipped, data_name=config.data, **options)
         evidence.append(folder, report.run, report.verdicts)
@@ -120,7 +128,7 @@ def package(
 
 def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: str, folder: Path) -> genotype.Genotype:
     """config.json and model.safetensors; returns the network's genotype."""
-    network = build_model(replace(config, drop_path=0.0), dataset.num_classes)
+    network: Any = build_model(replace(config, drop_path=0.0), dataset.num_classes)
     load_weights(network, run / "model.safetensors", config.architecture)
     found = genotype_of(config)
     tensors = shipped_tensors(network.state_dict())
@@ -140,7 +148,7 @@ def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: st
         arguments["genotype"] = found.to_json()
     timm.models.save_for_hf(
         network,
-        folder,
+        str(folder),
         model_config={"label_names": list(dataset.classes), "rnas_zoo": {"name": name, "dataset": dataset.name}},
         model_args=arguments,
         safe_serialization=True,
@@ -181,11 +189,11 @@ def _write_figures(
 ) -> None:
     figures = folder / "figures"
     draw.draw_genotype(found, figures / "architecture.svg")
-    points = curve(shipped, test, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
+    images = test.take(np.arange(min(CURVE_IMAGES, len(test))))
+    points = curve(shipped, images, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rnas_zoo"]["name"]
-    draw.draw_curve(
-        {name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title="Accuracy against ε"
-    )
+    title = f"Accuracy against ε (protocol quick, first {len(images)} images)"
+    draw.draw_curve({name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title=title)
     write_json(figures / "curve.json", {name: points})
     shown = picture_rows(report)
     draw.draw_pairs(

@@ -56,8 +56,8 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.chs = chs
-        self.preprocess0 = (FactorizedReduce if reduction_prev else ReLUConvBN)(in_chs[0], chs, affine)
-        self.preprocess1 = ReLUConvBN(in_chs[1], chs, affine)
+        self.preprocess0: nn.Module = (FactorizedReduce if reduction_prev else ReLUConvBN)(in_chs[0], chs, affine)
+        self.preprocess1: nn.Module = ReLUConvBN(in_chs[1], chs, affine)
         self.ops, self.drop_paths = nn.ModuleList(), nn.ModuleList()
         sources, opens_node = [], []
         for edges in nodes:
@@ -170,7 +170,7 @@ class RnasCells(nn.Module):
         affine = not isinstance(structure, DenseCells)
         reductions = (layers // 3, 2 * layers // 3)
         self.cells = nn.ModuleList()
-        self.feature_info = []
+        feature_info: list[dict[str, Any]] = []
         reduction_prev, scale = stem == "imagenet", STEMS[stem]
         for i, (nodes, concat) in enumerate(_cell_plan(structure, layers)):
             reduction = i in reductions
@@ -182,7 +182,8 @@ class RnasCells(nn.Module):
             self.cells.append(cell)
             previous, reduction_prev = (previous[1], len(concat) * chs), reduction
             if i + 1 in (*reductions, layers):
-                self.feature_info.append({"num_chs": previous[1], "reduction": scale, "module": f"cells.{i}"})
+                feature_info.append({"num_chs": previous[1], "reduction": scale, "module": f"cells.{i}"})
+        self.feature_info = feature_info
         self.auxiliary_cell = reductions[1]
         self.num_features = self.head_hidden_size = previous[1]
         self.head = ClassifierHead(previous[1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
@@ -251,7 +252,7 @@ class RnasCells(nn.Module):
     @torch.jit.ignore
     def cell_channels(self, index: int) -> int:
         """Output channels of a cell."""
-        cell = self.cells[index]
+        cell: Any = self.cells[index]
         return len(cell.concat) * cell.chs
 
     @torch.jit.ignore

@@ -50,7 +50,8 @@ class InvertedResidual(nn.Module):
         self.project = ConvBN(mid, out_chs, 1, act=False)
         self.residual = stride == 1 and in_chs == out_chs
         if self.residual:
-            nn.init.zeros_(self.project[1].weight)
+            last: Any = self.project[1]
+            nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.project(self.depthwise(self.expand(x)))

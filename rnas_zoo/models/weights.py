@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .. import resources
-from ..errors import NoWeightsError, WeightsError, closest
+from ..errors import NoWeightsError, WeightsError
 
 DIGEST_NOTE = "tensors-sha256:"
 
@@ -39,7 +40,7 @@ def tensor_digest(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
+        tensor = state_dict[name].detach().cpu().clone(memory_format=torch.contiguous_format)
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -53,7 +54,7 @@ def declared_digest(pretrained_cfg: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_digest(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def check_digest(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """timm's checkpoint filter: refuse tensors that are not the ones `model.pretrained_cfg` declares.
 
     Raises:
@@ -79,7 +80,7 @@ def bundled_releases() -> dict[str, Path]:
     return found
 
 
-def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """timm default configurations: one per bundled release, or an untagged one without weights."""
     releases = bundled_releases()
     cfgs = {}
@@ -95,7 +96,7 @@ def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, dic
     return cfgs
 
 
-def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, **kwargs: Any) -> Any:
     """timm's builder with our answers to missing, damaged and foreign weights.
 
     Raises:
@@ -129,14 +130,11 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
 def _no_weights(name: str) -> str:
     released = list(bundled_releases())
     recipes = [path.name for path in resources.folder("recipes").glob("*.toml") if path.stem.split(".")[0] == name]
-    nearest = (
-        f"Nearest with weights:{closest(name, released).removeprefix(' Did you mean').rstrip('?')}."
-        if closest(name, released)
-        else (
-            "With weights: " + ", ".join(released[:3]) + "." if released else "No entry has published weights so far."
-        )
-    )
+    near = get_close_matches(name, sorted({key.split(".")[0] for key in released}), cutoff=0.5)
+    nearest = [key for architecture in near for key in released if key.split(".")[0] == architecture]
+    if nearest:
+        have = f"Nearest with weights: {', '.join(nearest[:3])}."
+    else:
+        have = f"With weights: {', '.join(released[:3])}." if released else "No entry has published weights so far."
     how = f"`rnas-zoo train recipes/{recipes[0]}`" if recipes else f"`rnas-zoo train --arch {name} --data ... -o RUN`"
-    return (
-        f"no weights exist yet for {name}. {nearest} {how} makes some; pretrained=False builds the untrained network."
-    )
+    return f"no weights exist yet for {name}. {have} {how} makes some; pretrained=False builds the untrained network."

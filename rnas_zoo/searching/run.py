@@ -96,7 +96,7 @@ class SearchTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = Supernet(dataset.num_classes, config.channels, config.layers, config.stem)
-        self.net.to(device, memory_format=torch.channels_last).train()
+        self.net.to(device).to(memory_format=torch.channels_last).train()
         self.weights = list(self.net.weight_parameters())
         self.weight_optimizer = torch.optim.SGD(
             self.weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay

@@ -94,5 +94,5 @@ class Supernet(nn.Module):
         weights = {role: alpha.softmax(dim=1) for role, alpha in self.alphas.items()}
         s0 = s1 = self.stem(x)
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, weights[cell.role])
+            s0, s1 = s1, cell(s0, s1, weights[str(cell.role)])
         return self.classifier(s1.mean((2, 3)))

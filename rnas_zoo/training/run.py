@@ -75,12 +75,12 @@ class TrainConfig:
         return Threat(self.norm, self.eps)  # type: ignore[arg-type]
 
 
-def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+def build_model(config: TrainConfig, num_classes: int) -> Any:
     """The untrained network of a configuration, with weights drawn from its seed."""
     if not timm.is_model(config.architecture):
         known = timm.list_models()
         raise UnknownNameError(f"unknown model {config.architecture!r}.{closest(config.architecture, known)}")
-    extra = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    extra: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -107,7 +107,7 @@ class TrainTask:
             augmentation=config.augmentation or dataset.augmentation,
             device=device,
         )
-        self.model = build_model(config, dataset.num_classes).to(device, memory_format=torch.channels_last)
+        self.model = build_model(config, dataset.num_classes).to(device=device, memory_format=torch.channels_last)
         self.network = in_pixels(self.model).to(device)
         self.perturb = perturbation(config.objective, config.attack_steps)
         self.auxiliary: nn.Module | None = None

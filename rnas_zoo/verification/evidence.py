@@ -59,7 +59,7 @@ def append(folder: str | Path, run: dict[str, Any], verdicts: dict[str, np.ndarr
     check(run, verdicts)
     # Verdicts first: a JSON without its verdicts would be unreadable, verdicts without JSON are merely unused.
     with atomic_path(Path(folder) / "verdicts.npz") as temporary:
-        arrays = {f"{i}.{key}": table[key] for i, table in enumerate(all_verdicts) for key in PER_IMAGE}
+        arrays: dict[str, Any] = {f"{i}.{key}": table[key] for i, table in enumerate(all_verdicts) for key in PER_IMAGE}
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
     write_json(Path(folder) / "robustness.json", {"schema": SCHEMA, "runs": runs})

@@ -119,10 +119,11 @@ def verify(
     for first in range(0, count, batch_size):
         rows = np.arange(first, min(first + batch_size, count))
         tile = np.resize(rows, batch_size)  # every forward has the same shape, whatever the number of images
-        bx, by = torch.from_numpy(pixels[tile]).to(where), torch.from_numpy(labels[tile]).to(where)
+        bx = torch.from_numpy(pixels[tile]).to(where, memory_format=torch.channels_last)
+        by = torch.from_numpy(labels[tile]).to(where)
         keys = Keys(seed, torch.from_numpy(order[tile]).to(where))
         twin_error = max(twin_error, found.clean(chosen, bx, by, rows))
-        for name, attack, config in PROTOCOLS[protocol]:
+        for name, attack, config in PROTOCOLS[protocol] if threat.eps > 0 else ():
             result = attack(chosen.network, bx, by, threat, config, keys)
             broken = found.attacked(chosen, name, bx, by, result, threat, rows)
             totals[name]["broken"] += broken

@@ -1,0 +1,48 @@
+# Each target sets up its own environment from a fresh clone; nothing but Python 3.11 or newer is needed.
+PYTHON ?= python3
+VENV   := .venv
+OLDEST := .venv-oldest
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint bench test-oldest clean
+
+demo: $(VENV)/.installed
+	$(BIN)/rnas-zoo demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rnas_zoo needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	touch $@
+
+# The lower bounds of pyproject.toml, as constraints.
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) -c 'import re, tomllib; \
+	  specs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	  bounds = [re.match(r"([\w-]+)>=([\d.]+)", spec).groups() for spec in specs]; \
+	  print("\n".join(f"{name}=={version}.*" for name, version in bounds))' > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) demo

@@ -1,0 +1,62 @@
+"""Cards say what the evidence says."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+
+from rnas_zoo.errors import CheckFailedError
+from rnas_zoo.hub import card
+from rnas_zoo.verification import evidence
+
+
+def test_the_card_is_what_the_evidence_renders_to(release):
+    card.check(release)
+    text = (release / "README.md").read_text()
+    runs, _ = evidence.read(release)
+    for run in runs:
+        assert f"{100 * run['robust_accuracy']:.1f} %" in text
+        assert f"{100 * run['interval'][0]:.1f} %" in text
+    assert "weaker than AutoAttack" in text
+
+
+def test_front_matter_round_trips_through_the_hub_client(release):
+    parsed = ModelCard.load(release / "README.md")
+    runs, _ = evidence.read(release)
+    values = [result.metric_value for result in parsed.data.eval_results]
+    assert values == [round(runs[0]["clean_accuracy"], 4), round(runs[0]["robust_accuracy"], 4)]
+    assert parsed.data.eval_results[1].metric_args["eps"] == "16/255"
+    assert parsed.data.license == "mit"
+    assert ModelCard(str(parsed)).data.to_dict() == parsed.data.to_dict()
+
+
+def test_the_stated_command_is_one_that_gives_these_numbers(release):
+    from click.testing import CliRunner
+
+    from rnas_zoo.cli import group
+
+    runs, _ = evidence.read(release)
+    command = card.verify_command(runs[0], str(release))
+    assert command.replace(str(release), "FOLDER") in (release / "README.md").read_text()
+    done = CliRunner().invoke(group, [*command.split()[1:], "--json", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    measured = json.loads(done.stdout)
+    for key in ("clean_accuracy", "robust_accuracy", "attacks", "interval", "dataset", "subject"):
+        assert measured[key] == runs[0][key]
+
+
+@pytest.mark.parametrize("tampered", ["card", "numbers"])
+def test_a_card_edited_by_hand_or_false_numbers_fail_the_check(release, tmp_path, tampered):
+    folder = shutil.copytree(release, tmp_path / "copy")
+    if tampered == "card":
+        text = (folder / "README.md").read_text()
+        (folder / "README.md").write_text(text.replace("A robust image classifier", "The most robust image classifier"))
+        expected = "is not what the evidence says"
+    else:
+        value = json.loads((folder / "robustness.json").read_text())
+        value["runs"][0]["robust_accuracy"] = 0.99
+        (folder / "robustness.json").write_text(json.dumps(value))
+        expected = "does not add up"
+    with pytest.raises(CheckFailedError, match=expected):
+        card.check(folder)

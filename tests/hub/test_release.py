@@ -1,0 +1,161 @@
+"""Release folders: complete, measured on what ships, and loadable by timm."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import rnas_zoo
+from rnas_zoo import data, genotype
+from rnas_zoo.deploy.runtime import Session
+from rnas_zoo.engine.record import RunFolder
+from rnas_zoo.errors import CheckpointError, OutputExistsError, WeightsError
+from rnas_zoo.hub import release as releases
+from rnas_zoo.hub.release import package, tag_of
+from rnas_zoo.training.run import TrainConfig, read_recipe
+from rnas_zoo.verification import evidence
+
+FILES = {
+    "README.md",
+    "check.npz",
+    "config.json",
+    "export.json",
+    "figures",
+    "genotype.json",
+    "model.onnx",
+    "model.safetensors",
+    "recipe.toml",
+    "robustness.json",
+    "verdicts.npz",
+}
+
+
+def test_the_folder_is_complete_and_nothing_else(release):
+    assert {path.name for path in release.iterdir()} == FILES
+    assert {p.name for p in (release / "figures").iterdir()} == {
+        "adversarial.png",
+        "architecture.svg",
+        "curve.json",
+        "curve.png",
+    }
+
+
+def test_timm_loads_it_and_gives_the_golden_logits(release):
+    model = timm.create_model(f"local-dir:{release}", pretrained=True).eval()
+    with np.load(release / "check.npz") as check:
+        pixels = check["images"].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
+        with torch.no_grad():
+            logits = model(torch.from_numpy(pixels)).numpy()
+        np.testing.assert_allclose(logits, check["logits"], atol=1e-5)
+        assert np.array_equal(check["images"], data.load("digits").test.images[: len(pixels)])
+        assert np.abs(check["adversarial"].astype(int) - check["images"].astype(int)).max() <= 16
+        np.testing.assert_allclose(Session(release / "model.onnx").logits(pixels), logits, atol=1e-4)
+
+
+def test_weights_are_the_run_s_rounded_to_half_precision_where_they_have_two_dimensions(release, trained_run):
+    shipped, trained = load_file(release / "model.safetensors"), load_file(trained_run / "model.safetensors")
+    assert shipped.keys() == trained.keys()
+    for name, tensor in trained.items():
+        wanted = tensor.half() if tensor.ndim >= 2 else tensor
+        assert shipped[name].dtype == wanted.dtype
+        assert torch.equal(shipped[name], wanted)
+
+
+def test_changed_weights_are_refused(release, tmp_path):
+    import shutil
+
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(release, tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.fc.bias"][0] += 1e-3
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="not the published ones"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    content = (release / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match="damaged"):
+        rnas_zoo.load(folder)
+
+
+def test_evidence_belongs_to_the_files_and_adds_up(release):
+    import hashlib
+
+    runs, verdicts = evidence.read(release)
+    assert [run["subject"]["kind"] for run in runs] == ["torch", "onnx"]
+    for run, table in zip(runs, verdicts, strict=True):
+        content = (release / run["subject"]["file"]).read_bytes()
+        assert run["subject"]["sha256"] == hashlib.sha256(content).hexdigest()
+        survived = table["clean_correct"] & (table["broken_by"] == "")
+        assert run["robust_accuracy"] == survived.mean()
+        assert run["clean_accuracy"] == table["clean_correct"].mean()
+        assert (table["norm"] <= 16 / 255 + 1e-6).all()
+        assert (table["margin"][survived] > 0).all()
+        assert (table["margin"][table["broken_by"] != ""] <= 0).all()
+        images = data.load("digits").test.images
+        hashes = [hashlib.sha256(images[i].tobytes()).hexdigest() for i in table["position"]]
+        assert list(table["pixels_sha256"]) == hashes
+
+
+def test_clean_verdicts_equal_a_plain_forward(release):
+    runs, verdicts = evidence.read(release)
+    test = data.load("digits").test
+    model = rnas_zoo.load(release)
+    with torch.no_grad():
+        predicted = model(data.to_pixels(test.images[: runs[0]["n"]])).argmax(1).numpy()
+    assert np.array_equal(verdicts[0]["clean_correct"], predicted == test.labels[: runs[0]["n"]])
+
+
+def test_genotype_and_recipe_say_what_was_built(release, trained_run):
+    assert genotype.load(release / "genotype.json") == genotype.named("vuln_h")
+    assert read_recipe(release / "recipe.toml") == read_recipe(trained_run / "recipe.toml")
+    config = json.loads((release / "config.json").read_text())
+    assert config["label_names"] == [str(i) for i in range(10)]
+    assert config["model_args"]["genotype"]["name"] == "vuln_h"
+    assert config["pretrained_cfg"]["pool_size"] == [4, 4]
+    assert config["pretrained_cfg"]["tag"] == "pgd_digits_linf16"
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    RunFolder(tmp_path / "run", "train", {"architecture": "rnas_cl_s3", "data": "digits"}, resume=False)
+    with pytest.raises(CheckpointError, match="no finished training run"):
+        package(tmp_path / "run", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        package(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_exists_is_left_as_it_is(trained_run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with pytest.raises(OutputExistsError):
+        package(trained_run, tmp_path / "out", n=8)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_a_failure_half_way_leaves_nothing(trained_run, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("the disk is full, say")
+
+    monkeypatch.setattr(releases, "export", fail)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        package(trained_run, tmp_path / "out", n=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "tag"),
+    [
+        ({}, "pgd_cifar10_linf8"),
+        ({"eps": "0.5", "norm": "l2"}, "pgd_cifar10_l20p5"),
+        ({"eps": "4.5/255"}, "pgd_cifar10_linf4p5"),
+        ({"objective": "clean"}, "clean_cifar10"),
+        ({"data": "folder/flowers.npz"}, "pgd_flowers_linf8"),
+    ],
+)
+def test_tags_name_recipe_data_and_threat(changes, tag):
+    base = {"architecture": "rnas_cl_s3", "data": "cifar10", **changes}
+    assert tag_of(TrainConfig(**base)) == tag

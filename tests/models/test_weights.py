@@ -1,0 +1,336 @@
+"""Weights: which exist, that they are the declared ones, and that any architecture survives saving and loading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from timm.models import PretrainedCfg
+
+from rnas_zoo import genotype as genotypes
+from rnas_zoo import resources
+from rnas_zoo.errors import NoWeightsError, WeightsError
+from rnas_zoo.models import rnas_cells, rnas_students, weights
+
+from ..strategies import reproducible
+
+ENTRIES = ("rnas_cells", "rnas_students")
+RELEASES = {path.parent.name for path in resources.folder("model_cards").glob("*/config.json")}
+
+
+def image() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def donor():
+    """A small network with arbitrary statistics, scales and shifts."""
+    torch.manual_seed(0)
+    model = timm.create_model("rnas_cl_s3").eval()
+    for tensor in model.state_dict().values():
+        if tensor.ndim == 1:
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    assert torch.isfinite(model(image())).all()
+    return model
+
+
+# Weights that do not exist
+
+
+@pytest.mark.parametrize("name", ["rnas_robnet_large_v2", "rnas_cl_l"])
+def test_names_without_weights_are_refused_in_one_line_before_anything_is_built(name, monkeypatch):
+    def build(*args, **kwargs):
+        raise AssertionError("the network must not be built")
+
+    monkeypatch.setattr(rnas_cells.RnasCells, "__init__", build)
+    monkeypatch.setattr(rnas_students.RnasStudent, "__init__", build)
+    monkeypatch.setattr(weights, "resolve_pretrained_cfg", lambda *args, **kwargs: PretrainedCfg())
+    with pytest.raises(NoWeightsError) as refused:
+        timm.create_model(name, pretrained=True)
+    message = str(refused.value)
+    assert message.startswith(f"no weights exist yet for {name}. ")
+    assert message.isprintable()
+    assert "rnas-zoo train" in message
+    assert "pretrained=False" in message
+
+
+def test_every_name_either_loads_weights_of_its_own_or_refuses():
+    listed = {name for module in ENTRIES for name in timm.list_models(module=module, pretrained=True)}
+    untagged = {name for module in ENTRIES for name in timm.list_models(module=module)}
+    for name in sorted(untagged - {name.split(".")[0] for name in listed}):
+        with pytest.raises(NoWeightsError, match=f"no weights exist yet for {name}\\."):
+            timm.create_model(name, pretrained=True)
+
+
+def test_only_bundled_releases_are_listed_as_pretrained():
+    assert set(timm.list_pretrained("rnas*")) == set(weights.bundled_releases())
+    assert len(weights.bundled_releases()) == len(RELEASES)
+
+
+def save_release(folder, donor, tag: str) -> None:
+    overlay = {
+        "tag": tag,
+        "license": "cc0-1.0",
+        "notes": [f"tensors-sha256:{weights.tensor_digest(donor.state_dict())}"],
+    }
+    timm.models.save_for_hf(donor, folder, safe_serialization=True, model_config={"pretrained_cfg": overlay})
+
+
+def test_release_folders_become_configurations(tmp_path, monkeypatch, donor):
+    cards, recipes = tmp_path / "model_cards", tmp_path / "recipes"
+    save_release(cards / "second", donor, "rslad_cifar10_linf8")
+    save_release(cards / "first", donor, "clean_cifar10")
+    recipes.mkdir()
+    (recipes / "rnas_cl_s5.rslad_cifar10_linf8.toml").write_text("")
+    folder = resources.folder
+    monkeypatch.setattr(resources, "folder", lambda name: folder(name) if name == "genotypes" else tmp_path / name)
+    assert list(weights.bundled_releases()) == ["rnas_cl_s3.clean_cifar10", "rnas_cl_s3.rslad_cifar10_linf8"]
+    found = weights.configurations({"rnas_cl_s3": weights.pixel_cfg(), "rnas_cl_s5": weights.pixel_cfg()})
+    assert list(found) == ["rnas_cl_s3.clean_cifar10", "rnas_cl_s3.rslad_cifar10_linf8", "rnas_cl_s5"]
+    cfg = found["rnas_cl_s3.rslad_cifar10_linf8"]
+    assert cfg["file"] == str(cards / "second" / "model.safetensors")
+    assert cfg["license"] == "cc0-1.0"
+    assert "file" not in found["rnas_cl_s5"]
+    loaded = timm.create_model("rnas_cl_s3", pretrained=True, pretrained_cfg=cfg).eval()
+    assert torch.equal(loaded(image()), donor(image()))
+    with pytest.raises(NoWeightsError, match=r"Nearest with weights: rnas_cl_s3\.\w+, rnas_cl_s3") as refused:
+        timm.create_model("rnas_cl_s5", pretrained=True)
+    assert "`rnas-zoo train recipes/rnas_cl_s5.rslad_cifar10_linf8.toml`" in str(refused.value)
+    with pytest.raises(NoWeightsError, match=r" With weights: rnas_cl_s3\.clean_cifar10, ") as refused:
+        timm.create_model("rnas_e2rnas_cifar100", pretrained=True)
+    assert "--arch rnas_e2rnas_cifar100" in str(refused.value)
+
+
+# The digest
+
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
+
+
+@st.composite
+def states(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    names = draw(st.lists(st.text("abc.", min_size=1, max_size=4), min_size=1, max_size=4, unique=True))
+    found = {}
+    for name in names:
+        shape = draw(st.lists(st.integers(0, 3), max_size=3))
+        dtype = draw(st.sampled_from(DTYPES))
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+        found[name] = torch.randint(0, 2, shape, generator=generator).to(dtype)
+    return found
+
+
+def reference_digest(state: dict[str, torch.Tensor]) -> str:
+    """The digest by its definition, through NumPy."""
+    content = b""
+    for name, tensor in sorted(state.items()):
+        content += f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode()
+        if tensor.dtype == torch.bfloat16:
+            content += (tensor.float().numpy().view(np.uint32) >> 16).astype("<u2").tobytes()
+        else:
+            content += tensor.numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+@reproducible(150)
+@given(state=states(), data=st.data())
+def test_the_digest_ignores_order_and_layout_and_sees_everything_else(state, data):
+    digest = weights.tensor_digest(state)
+    assert digest == reference_digest(state)
+    assert weights.tensor_digest(dict(reversed(state.items()))) == digest
+    name = data.draw(st.sampled_from(sorted(state)))
+    tensor = state[name]
+    spread = torch.zeros(*tensor.shape, 2, dtype=tensor.dtype)
+    spread[..., 0] = tensor
+    assert weights.tensor_digest({**state, name: spread[..., 0]}) == digest
+    assert weights.tensor_digest({**state, name: torch.nn.Parameter(tensor, requires_grad=False)}) == digest
+
+    others = [{key: item for key, item in state.items() if key != name}]
+    others.append({**others[0], f"{name}x": tensor})
+    others.append({**state, name: tensor.unsqueeze(0)})
+    others.append({**state, name: tensor.to(data.draw(st.sampled_from([d for d in DTYPES if d != tensor.dtype])))})
+    others.append({**state, f"{name}x": torch.zeros(0)})
+    assert digest not in [weights.tensor_digest(other) for other in others]
+
+
+@reproducible(100)
+@given(state=states(), data=st.data())
+def test_the_digest_sees_a_single_bit(state, data):
+    filled = sorted(name for name, tensor in state.items() if tensor.numel() and tensor.dtype != torch.bool)
+    assume(filled)
+    name = data.draw(st.sampled_from(filled))
+    flat = state[name].clone().reshape(-1).view(torch.uint8)
+    place = data.draw(st.integers(0, flat.numel() - 1))
+    flat[place] ^= 1 << data.draw(st.integers(0, 7))
+    changed = {**state, name: flat.view(state[name].dtype).reshape(state[name].shape)}
+    assert weights.tensor_digest(changed) != weights.tensor_digest(state)
+
+
+def test_the_digest_of_a_known_state():
+    state = {"b": torch.tensor([1, 2], dtype=torch.uint8), "a": torch.tensor(1.0)}
+    text = b"a|torch.float32|()|\x00\x00\x80\x3fb|torch.uint8|(2,)|\x01\x02"
+    assert weights.tensor_digest(state) == hashlib.sha256(text).hexdigest()
+
+
+# Weight files
+
+
+def overlay(path, digest: str | None = None) -> dict:
+    notes = ("trained on a Sunday", f"tensors-sha256:{digest}") if digest else ()
+    return {"file": str(path), "notes": notes}
+
+
+def load(path, digest: str | None = None, **kwargs) -> torch.nn.Module:
+    settings = overlay(path, digest)
+    return timm.create_model("rnas_cl_s3", pretrained=True, pretrained_cfg_overlay=settings, **kwargs).eval()
+
+
+def test_declared_digests_are_found_among_the_notes():
+    assert weights.declared_digest(overlay("x", "abc")) == "abc"
+    for notes in ((), None, ["no digest here"]):
+        assert weights.declared_digest({"notes": notes}) is None
+    assert weights.declared_digest({}) is None
+
+
+def test_the_declared_tensors_load(tmp_path, donor):
+    save_file(donor.state_dict(), tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", weights.tensor_digest(donor.state_dict()))
+    assert torch.equal(loaded(image()), donor(image()))
+
+
+@pytest.mark.parametrize("classes", [10, 3, 0])
+def test_altered_tensors_are_refused(tmp_path, donor, classes):
+    state = dict(donor.state_dict())
+    digest = weights.tensor_digest(state)
+    state["stages.1.0.expand.0.bias"] = state["stages.1.0.expand.0.bias"].clone()
+    state["stages.1.0.expand.0.bias"][3] += 1e-6
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError) as refused:
+        load(tmp_path / "model.safetensors", digest, num_classes=classes)
+    message = str(refused.value)
+    assert "rnas_cl_s3" in message
+    assert digest[:12] in message
+    assert weights.tensor_digest(state)[:12] in message
+    assert message.isprintable()
+    assert torch.isfinite(load(tmp_path / "model.safetensors", num_classes=classes)(image())).all()
+
+
+@pytest.mark.parametrize("change", ["missing", "additional", "renamed"])
+def test_missing_and_additional_tensors_are_refused(tmp_path, donor, change):
+    state = dict(donor.state_dict())
+    digest = weights.tensor_digest(state)
+    if change != "additional":
+        tensor = state.pop("head.fc.bias")
+    if change != "missing":
+        state["head.bias"] = tensor.clone() if change == "renamed" else torch.zeros(10)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError):
+        load(tmp_path / "model.safetensors", digest)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
+def test_files_that_are_cut_off_are_refused(tmp_path, donor, keep):
+    save_file(donor.state_dict(), tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    for digest in (None, weights.tensor_digest(donor.state_dict())):
+        with pytest.raises(WeightsError, match="weight file of rnas_cl_s3 is damaged or cut off"):
+            load(path, digest)
+
+
+def test_missing_files_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"weight file of rnas_cl_s3 cannot be found .* Download it again"):
+        load(tmp_path / "absent.safetensors")
+
+
+def test_tensors_stored_in_half_precision_load_as_single(tmp_path, donor):
+    state = {n: t.half() if t.ndim >= 2 else t for n, t in donor.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", weights.tensor_digest(state))
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
+        assert torch.equal(tensor, state[name].to(tensor.dtype))
+    gray = load(tmp_path / "model.safetensors", weights.tensor_digest(state), in_chans=1)
+    expected = state["stem.0.weight"].float().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(gray.stem[0].weight.detach(), expected)
+    with pytest.raises(WeightsError):
+        load(tmp_path / "model.safetensors", weights.tensor_digest(donor.state_dict()))
+
+
+# Saving and loading any architecture
+
+
+def tweaked(name: str) -> dict:
+    """A genotype nobody has registered, as the JSON object of its file."""
+    value = genotypes.named(name).to_json()
+    value["name"], value["default"], value["check"] = "mine", {}, {}
+    if "cells" in value:
+        value["cells"]["reduce"]["edges"][0] = ["dil_conv_3x3", 1]
+    elif "codes" in value:
+        value["codes"] = [value["codes"][0].replace("11", "01", 2)]
+    else:
+        value["stages"] = [{"widths": [6, 8], "stride": 1}, {"widths": [10], "stride": 2}]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "arguments"),
+    [
+        ("rnas_cells", "darts_v2", {"channels": 6, "layers": 5, "stem": "cifar_stride2"}),
+        ("rnas_cells", "arnas", {"channels": 4, "layers": 6, "stem": "cifar", "num_classes": 7}),
+        ("rnas_cells", "robnet_large", {"channels": 4, "layers": 3, "stem": "imagenet"}),
+        ("rnas_students", "cl_s3", {"num_classes": 4}),
+    ],
+)
+def test_any_architecture_survives_saving_and_loading(tmp_path, entry, name, arguments):
+    value = tweaked(name)
+    torch.manual_seed(3)
+    model = timm.create_model(entry, genotype=value, **arguments).eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert written["architecture"] == entry
+    assert genotypes.from_json(written["model_args"]["genotype"]) == genotypes.from_json(value)
+    assert written["model_args"]["genotype"] == value
+
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert type(loaded) is type(model)
+    assert loaded.num_classes == arguments.get("num_classes", 10)
+    with torch.no_grad():
+        assert torch.equal(loaded(image()), model(image()))
+    assert list(loaded.state_dict()) == list(model.state_dict())
+
+    fresh = timm.create_model(f"local-dir:{tmp_path}").eval()
+    with torch.no_grad():
+        assert not torch.equal(fresh(image()), model(image()))
+
+
+def test_weights_trained_with_drop_path_load_into_the_plain_network(tmp_path):
+    torch.manual_seed(4)
+    trained = timm.create_model("rnas_vuln_h_c16l8", drop_path_rate=0.3)
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    settings = {"file": str(tmp_path / "model.safetensors")}
+    plain = timm.create_model("rnas_vuln_h_c16l8", pretrained=True, pretrained_cfg_overlay=settings).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(image()), trained.eval()(image()))
+
+
+def test_a_release_folder_with_altered_tensors_is_refused(tmp_path, donor):
+    save_release(tmp_path, donor, "clean_cifar10")
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(loaded(image()), donor(image()))
+    state = load_file(tmp_path / "model.safetensors")
+    state["stem.1.running_mean"] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="rnas_cl_s3"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-7])
+    with pytest.raises(WeightsError, match="damaged or cut off"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)

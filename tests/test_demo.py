@@ -1,0 +1,80 @@
+"""The demo, with little time: every station runs, and interrupting it loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rnas_zoo import demo, genotype
+from rnas_zoo.engine.progress import Silent
+from rnas_zoo.errors import CheckFailedError
+from rnas_zoo.models.size import count_macs
+from rnas_zoo.reference import load
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A demo interrupted by SIGINT in the middle of its search, then finished by the same command."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    command = [sys.executable, "-m", "rnas_zoo", "demo", "-o", str(out), "--time-budget", "36s"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    record = out / "found.run" / "record.jsonl"
+    deadline = time.monotonic() + 120
+    while not record.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 130, errors
+    assert "the same command continues" in errors
+    stopped = json.loads((out / "found.run" / "run.json").read_text())
+    assert stopped["status"] == "stopped"
+    assert 0 < stopped["steps_done"] < stopped["total_steps"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    finished = json.loads((out / "found.run" / "run.json").read_text())
+    assert finished["total_steps"] == stopped["total_steps"] == finished["steps_done"]
+    assert json.loads(done.stdout) == json.loads((out / "summary.json").read_text())
+    return out
+
+
+def test_robust_beats_control_by_20_points_on_torch_and_onnx(folder):
+    models = json.loads((folder / "summary.json").read_text())["models"]
+    assert models["robust"]["pgd20"] - models["control"]["pgd20"] >= 0.20
+    for model in models.values():
+        assert abs(model["pgd20_onnx"] - model["pgd20"]) <= 0.02
+        assert model["onnx_parity"] <= 1e-4
+        assert model["macs"] <= 2_000_000
+
+
+def test_the_network_is_the_found_one_and_as_wide_as_the_limit_allows(folder):
+    found = genotype.load(folder / "found.json")
+    network = load(folder / "robust")
+    assert genotype.load(folder / "robust" / "genotype.json").hash == found.hash
+    assert count_macs(network) <= demo.MAX_MACS < demo._macs(found, demo.width_for(found, demo.MAX_MACS) + 2)
+
+
+def test_all_pictures_and_cards_are_there(folder):
+    for name in ("cells.png", "curve.png", "robust/figures/adversarial.png", "control/figures/adversarial.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("robust", "control"):
+        assert "## Robustness" in (folder / name / "README.md").read_text()
+
+
+def test_a_finished_demo_shows_its_table_again_at_once(folder):
+    summary = demo.run(folder, seconds=1, reporter=Silent())
+    text = demo.render(summary, folder)
+    for part in ("parameters", "clean accuracy", "PGD-20", "ONNX", "ms per image", "Type next:"):
+        assert part in text
+    assert f"{100 * summary['models']['robust']['pgd20']:.1f} %" in text
+
+
+def test_too_small_an_advantage_is_a_failed_check(folder, monkeypatch):
+    monkeypatch.setattr(demo, "LEAST_ADVANTAGE", 1.01)
+    with pytest.raises(CheckFailedError, match="points better than the control"):
+        demo._run(folder, 1, Silent())

@@ -1,0 +1,228 @@
+"""Evidence: exact intervals, one record per run, and numbers that must add up."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rnas_zoo import data
+from rnas_zoo.errors import CheckFailedError, DataError
+from rnas_zoo.verification import evidence
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.99])
+)
+def test_interval_is_scipys_exact_one(counts, confidence):
+    k, n = counts
+    expected = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
+    assert evidence.clopper_pearson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_interval_of_none_and_of_all_has_a_closed_form(n):
+    bound = 0.025 ** (1 / n)
+    assert evidence.clopper_pearson(0, n) == (0.0, pytest.approx(1 - bound))
+    assert evidence.clopper_pearson(n, n) == (pytest.approx(bound), 1.0)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def made(n: int = 10, seed: int = 0, **changes) -> tuple[dict, dict[str, np.ndarray]]:
+    """A run and its records, counted here."""
+    generator = np.random.default_rng(seed)
+    correct = generator.random(n) < 0.8
+    broken_by = np.where(correct & (generator.random(n) < 0.4), "pgd20", "")
+    refused = generator.random(n) < 0.1
+    hashes = [data.pixel_hash(generator.integers(0, 256, (4, 4, 3))) for _ in range(n)]
+    robust = sum(bool(c) and b == "" and not r for c, b, r in zip(correct, broken_by, refused, strict=True))
+    exact = stats.binomtest(robust, n).proportion_ci(method="exact")
+    run = {
+        "subject": {"kind": "torch", "file": "model.safetensors", "sha256": "00"},
+        "dataset": {"name": "digits", "split": "test", "images_sha256": data.images_hash(hashes)},
+        "norm": "linf",
+        "eps": "8/255",
+        "protocol": "quick",
+        "seed": 0,
+        "n": n,
+        "refused": int(refused.sum()),
+        "clean_accuracy": int(correct.sum()) / n,
+        "robust_accuracy": robust / n,
+        "interval": [float(exact.low), float(exact.high)],
+        **changes,
+    }
+    verdicts = {
+        "position": np.arange(n),
+        "pixels_sha256": np.array(hashes),
+        "clean_correct": correct,
+        "broken_by": broken_by,
+        "step": np.where(broken_by == "", -1, 3),
+        "margin": generator.normal(size=n).astype(np.float32),
+        "norm": generator.random(n).astype(np.float32),
+        "refused": refused,
+    }
+    return run, verdicts
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(found[key], expected[key]) for key in evidence.PER_IMAGE)
+
+
+def test_a_folder_without_evidence_has_none(tmp_path):
+    assert evidence.read(tmp_path) == ([], [])
+
+
+def test_what_is_appended_is_read(tmp_path):
+    first, second = made(10), made(7, seed=1, protocol="standard")
+    evidence.append(tmp_path, *first)
+    evidence.append(tmp_path, *second)
+    runs, verdicts = evidence.read(tmp_path)
+    assert runs == [first[0], second[0]]
+    assert same(verdicts[0], first[1])
+    assert same(verdicts[1], second[1])
+    assert json.loads((tmp_path / "robustness.json").read_text())["schema"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["robustness.json", "verdicts.npz"]
+
+
+def test_the_same_run_is_replaced_and_others_are_kept(tmp_path):
+    other, old, new = made(10, protocol="standard"), made(10), made(10, seed=3)
+    new[0]["dataset"] = old[0]["dataset"]  # the same images
+    for run, verdicts in (old, other, new):
+        evidence.append(tmp_path, run, verdicts)
+    runs, verdicts = evidence.read(tmp_path)
+    assert runs == [other[0], new[0]]
+    assert same(verdicts[0], other[1])
+    assert same(verdicts[1], new[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subject": {"kind": "onnx", "file": "model.onnx", "sha256": "01"}},
+        {"dataset": {"name": "cifar10", "split": "test", "images_sha256": "x"}},
+        {"norm": "l2"},
+        {"eps": "4/255"},
+        {"protocol": "standard"},
+        {"seed": 1},
+    ],
+)
+def test_a_run_that_differs_in_what_it_measured_is_another(tmp_path, change):
+    evidence.append(tmp_path, *made())
+    evidence.append(tmp_path, *made(**change))
+    assert len(evidence.read(tmp_path)[0]) == 2
+
+
+@given(n=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_records_that_add_up_are_accepted(n, seed):
+    evidence.check(*made(n, seed))
+
+
+TAMPERED = {
+    "robust accuracy": lambda run, verdicts: run.update(robust_accuracy=run["robust_accuracy"] + 0.1),
+    "clean accuracy": lambda run, verdicts: run.update(clean_accuracy=run["clean_accuracy"] - 0.1),
+    "accuracy not a number": lambda run, verdicts: run.update(robust_accuracy=float("nan")),
+    "interval": lambda run, verdicts: run.update(interval=[run["interval"][0] + 0.05, run["interval"][1]]),
+    "interval cut": lambda run, verdicts: run.update(interval=run["interval"][:1]),
+    "refused": lambda run, verdicts: run.update(refused=run["refused"] + 1),
+    "n": lambda run, verdicts: run.update(n=run["n"] - 1),
+    "n of zero": lambda run, verdicts: run.update(n=0),
+    "a broken image": lambda run, verdicts: verdicts["broken_by"].__setitem__(robust(verdicts), "pgd20"),
+    "a correct image": lambda run, verdicts: verdicts["clean_correct"].__setitem__(robust(verdicts), False),
+    "a refused image": lambda run, verdicts: verdicts["refused"].__setitem__(robust(verdicts), True),
+    "a missing record": lambda run, verdicts: verdicts.update(margin=verdicts["margin"][1:]),
+}
+
+
+def robust(verdicts: dict[str, np.ndarray]) -> int:
+    return int(np.flatnonzero(verdicts["clean_correct"] & (verdicts["broken_by"] == "") & ~verdicts["refused"])[0])
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_tampered_numbers_are_found(case, tmp_path):
+    run, verdicts = copy.deepcopy(made())
+    evidence.check(run, verdicts)
+    TAMPERED[case](run, verdicts)
+    with pytest.raises(CheckFailedError, match="does not add up") as error:
+        evidence.check(run, verdicts)
+    assert error.value.exit_code == 1
+    with pytest.raises(CheckFailedError):
+        evidence.append(tmp_path, run, verdicts)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    evidence.append(tmp_path, *made())
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"schema": 1}', '{"schema": 1, "runs": 3}'])
+def test_a_damaged_record_file_is_refused(folder, text):
+    (folder / "robustness.json").write_text(text)
+    with pytest.raises(DataError, match=r"robustness\.json: damaged"):
+        evidence.read(folder)
+
+
+def test_records_of_a_newer_release_are_refused(folder):
+    (folder / "robustness.json").write_text('{"schema": 2, "runs": []}')
+    with pytest.raises(DataError, match="schema 2 is not supported"):
+        evidence.read(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 0.2, 0.6, 0.95, 0.999])
+def test_cut_off_verdicts_are_refused(folder, kept):
+    path = folder / "verdicts.npz"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(DataError, match="damaged evidence"):
+        evidence.read(folder)
+
+
+def test_scrambled_missing_and_foreign_verdicts_are_refused(folder):
+    path = folder / "verdicts.npz"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        evidence.read(folder)
+    np.savez(path, **{"0.position": np.arange(10)})
+    with pytest.raises(DataError):
+        evidence.read(folder)
+    np.savez(path, **{f"0.{key}": np.array([{}], dtype=object) for key in evidence.PER_IMAGE})
+    with pytest.raises(DataError):
+        evidence.read(folder)
+    path.unlink()
+    with pytest.raises(DataError):
+        evidence.read(folder)
+
+
+# --- choice -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_strongest_run_speaks_for_a_subject_and_threat():
+    quick, large, standard, l2, onnx = (
+        made(n, protocol=protocol, norm=norm, subject={"kind": kind, "file": None, "sha256": "0"})[0]
+        for n, protocol, norm, kind in [
+            (10, "quick", "linf", "torch"),
+            (50, "quick", "linf", "torch"),
+            (20, "standard", "linf", "torch"),
+            (10, "quick", "l2", "torch"),
+            (10, "quick", "linf", "onnx"),
+        ]
+    )
+    for order in ([quick, large, standard, l2, onnx], [onnx, standard, l2, large, quick]):
+        assert sorted(map(str, evidence.strongest(order))) == sorted(map(str, [standard, l2, onnx]))
+    assert evidence.strongest([large, quick]) == evidence.strongest([quick, large]) == [large]
