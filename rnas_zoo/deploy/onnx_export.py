@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import warnings
@@ -122,11 +124,11 @@ def _convert(network: nn.Module, example: torch.Tensor) -> Any:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 network,
-                (example,),
+                (example.contiguous(),),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["image"],
@@ -140,18 +142,24 @@ def _convert(network: nn.Module, example: torch.Tensor) -> Any:
     proto = program.model_proto
     proto.producer_name, proto.producer_version, proto.doc_string = "rnas-zoo", __version__, ""
     del proto.metadata_props[:]
-    graphs = [proto.graph, *proto.functions]
-    for graph in graphs:
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
+    for graph in (proto.graph, *proto.functions):
+        _scrub(graph)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _scrub(graph: Any) -> None:
+    """Remove stack traces, class names and documentation from a graph or function, subgraphs included."""
+    values = (getattr(graph, kind, ()) for kind in ("input", "output", "value_info", "initializer"))
+    described = [value for group in values for value in group if not isinstance(value, str)]
+    for item in (graph, *described, *graph.node):
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _scrub(inner)
 
 
 def _describe(proto: Any, network: nn.Module, labels: list[str] | None, extra: Mapping[str, str]) -> None:

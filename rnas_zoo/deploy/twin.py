@@ -46,9 +46,9 @@ def twin(path: str | Path) -> nn.Module:
         if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > TWIN_OPSET:
             model = version_converter.convert_version(model, TWIN_OPSET)
         for node in model.graph.node:
-            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+            for index in reversed(range(len(node.attribute))):
+                if node.attribute[index].name == "allowzero":
+                    del node.attribute[index]
         module = onnx2torch.convert(model)
     except Exception as error:
         raise OnnxFileError(f"{path}: no differentiable twin can be built ({type(error).__name__}: {error})") from error

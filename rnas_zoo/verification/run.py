@@ -114,7 +114,7 @@ def verify(
     names = [name for name, _, _ in PROTOCOLS[protocol]]
     found = _Verdicts(order, pixels)
     totals = {name: {"broken": 0, "passes": 0} for name in names}
-    reporter.start(f"verify {chosen.name}", count)
+    reporter.start(f"verify {chosen.kind}", count)
     twin_error = 0.0
     for first in range(0, count, batch_size):
         rows = np.arange(first, min(first + batch_size, count))
@@ -292,7 +292,8 @@ def curve(
     """
     if sizes != sorted(sizes):
         raise UsageError("the sizes of a curve must ascend")
-    chosen = model if isinstance(model, Subject) else subject(model, device=device)
+    device = resolve_device(device)
+    chosen = model if isinstance(model, Subject) else subject(model, device=device, image_size=images.images.shape[1:3])
     points: list[tuple[float, float]] = []
     left = np.arange(len(images))
     for eps in sizes:

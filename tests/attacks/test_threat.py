@@ -78,7 +78,7 @@ def test_l2_eps_text_reads_back_to_the_same_number(eps):
         ("linf", 8 / 255, "L∞ 8/255"),
         ("linf", 0.5 / 255, "L∞ 0.5/255"),
         ("l2", 0.123, "L2 0.123"),
-        ("l2", 0, "L2 0/255"),
+        ("l2", 0.5, "L2 0.5"),
     ],
 )
 def test_a_threat_prints_as_it_is_written(norm, eps, text):
