@@ -119,3 +119,9 @@ def release(trained_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("release") / "rnas_cells.pgd_digits_linf16"
     package(trained_run, folder, n=40, device="cpu")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that parallel workers end together."""
+    first = ("test_demo.py", "test_timm_contract.py")
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))

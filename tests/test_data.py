@@ -184,14 +184,18 @@ def test_truncated_npz_is_refused(kept, packed, npz_file, tmp_path):
         data.load(path)
 
 
-def test_npz_with_a_damaged_member_is_refused(npz_file, tmp_path):
+@pytest.mark.parametrize("damage", [bytes(64), bytes([255] * 64)], ids=["wrong sum", "wrong code"])
+@pytest.mark.parametrize("offset", [0, 500])
+def test_npz_with_a_damaged_member_is_refused(npz_file, tmp_path, damage, offset):
     whole = npz_file()
     with np.load(whole) as file:
         np.savez_compressed(whole, **file)
     with zipfile.ZipFile(whole) as archive:
-        at = archive.getinfo("x_train.npy").header_offset + 500
+        at = archive.getinfo("x_train.npy").header_offset
     content = bytearray(whole.read_bytes())
-    content[at : at + 64] = bytes(64)
+    name, extra = (int.from_bytes(content[at + field : at + field + 2], "little") for field in (26, 28))
+    begin = at + 30 + name + extra + offset
+    content[begin : begin + 64] = damage
     path = tmp_path / "damaged.npz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"damaged\.npz"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -68,13 +69,13 @@ def test_networks_take_0_to_1_whatever_they_were_made_for(networks, checkpoints,
         torch.testing.assert_close(network(pixels()), expected(networks, name, pixels()))
 
 
-def test_a_release_folder_is_loaded(release):
-    network = load(release)
-    weights = load_file(release / "model.safetensors")
-    state = network.state_dict()
-    assert state.keys() == weights.keys()
-    for key, value in weights.items():
-        torch.testing.assert_close(state[key].float(), value.float(), rtol=0, atol=0)
+def test_weights_stored_in_half_precision_are_computed_with_in_single(networks, folders, tmp_path):
+    state = {key: value.half() if value.ndim > 1 else value for key, value in networks[OURS].state_dict().items()}
+    save_file(state, tmp_path / OURS / "model.safetensors")
+    found = load(folders[OURS]).state_dict()
+    assert found.keys() == state.keys()
+    assert not any(value.dtype == torch.float16 for value in found.values())
+    assert all(torch.equal(found[key], value.to(found[key].dtype)) for key, value in state.items())
 
 
 def test_a_module_is_itself_in_evaluation_mode():
@@ -256,14 +257,30 @@ def test_a_file_that_is_no_onnx_model_is_refused(tmp_path, name):
             resolve(str(tmp_path / name))
 
 
-def test_an_onnx_file_resolves_to_twin_and_session(release):
-    chosen = subject(release / "model.onnx")
-    assert (chosen.kind, chosen.file, chosen.num_classes) == ("onnx", "model.onnx", 10)
-    shipped = load(release)
+def test_an_onnx_file_resolves_to_twin_and_session(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(OURS, channels=4, layers=3, num_classes=7).eval()
+    path = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (pixels(),), str(path), dynamo=True, external_data=False, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        )  # fmt: skip
+    chosen = subject(path)
+    assert (chosen.name, chosen.kind, chosen.file, chosen.num_classes) == ("model.onnx", "onnx", "model.onnx", 7)
+    assert chosen.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert chosen.image_size == (32, 32)
+    x = pixels(5)
     with torch.no_grad():
-        for logits in (chosen.judge(pixels()), chosen.network(pixels()), load(release / "model.onnx")(pixels())):
-            torch.testing.assert_close(logits, shipped(pixels()), rtol=1e-3, atol=1e-3)
+        for logits in (chosen.judge(x), chosen.network(x), load(path)(x)):
+            torch.testing.assert_close(logits, network(x), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(as_logits(chosen, x.numpy()), chosen.judge(x).numpy())
     assert not any(p.requires_grad for p in chosen.network.parameters())
+    slope = torch.autograd.grad(chosen.network(x.requires_grad_()).square().sum(), x)[0]
+    expected_slope = torch.autograd.grad(network(x).square().sum(), x)[0]
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-3, atol=1e-4)
 
 
 def test_an_onnx_model_of_vectors_is_refused(tmp_path):

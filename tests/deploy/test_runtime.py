@@ -37,7 +37,7 @@ def test_wrong_shapes_name_both_sides(session, shape):
         session.logits(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("content", [b"", b"not an onnx file", b"\x08\x07" * 50])
+@pytest.mark.parametrize("content", [b"", b"not an onnx file", b"\x08\x07" * 50], ids=["empty", "text", "bytes"])
 def test_files_that_are_no_model_are_refused(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(SessionError, match="not a usable ONNX model"):

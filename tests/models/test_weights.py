@@ -293,7 +293,10 @@ def test_any_architecture_survives_saving_and_loading(tmp_path, entry, name, arg
     value = tweaked(name)
     torch.manual_seed(3)
     model = timm.create_model(entry, genotype=value, **arguments).eval()
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    recorded = (
+        {} if hasattr(model, "_model_args") else {"model_args": {"genotype": value, **arguments}}
+    )  # timm < 1.0.31
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True, **recorded)
     written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert written["architecture"] == entry
     assert genotypes.from_json(written["model_args"]["genotype"]) == genotypes.from_json(value)

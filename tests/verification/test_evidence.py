@@ -190,14 +190,19 @@ def test_cut_off_verdicts_are_refused(folder, kept):
         evidence.read(folder)
 
 
-def test_scrambled_missing_and_foreign_verdicts_are_refused(folder):
+@pytest.mark.parametrize("offset", [0, 20])
+def test_scrambled_verdicts_are_refused(folder, offset):
     path = folder / "verdicts.npz"
     content = bytearray(path.read_bytes())
-    middle = len(content) // 3
-    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+    begin = content.index(b"0.position.npy") + len("0.position.npy") + content[28] + 256 * content[29] + offset
+    content[begin : begin + 40] = bytes([255] * 40)
     path.write_bytes(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="damaged evidence"):
         evidence.read(folder)
+
+
+def test_missing_and_foreign_verdicts_are_refused(folder):
+    path = folder / "verdicts.npz"
     np.savez(path, **{"0.position": np.arange(10)})
     with pytest.raises(DataError):
         evidence.read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from rnas_zoo.attacks import Threat
 from rnas_zoo.errors import DataError, OnnxFileError, UnknownNameError, UsageError
 from rnas_zoo.reference import subject
 from rnas_zoo.verification import evidence
-from rnas_zoo.verification.run import PROTOCOLS, curve, verify
+from rnas_zoo.verification import run as verification
 
+verify, curve = (partial(function, device="cpu") for function in (verification.verify, verification.curve))
 THREATS = [Threat("linf", 0.04), Threat("l2", 0.2)]
 each_threat = pytest.mark.parametrize("threat", THREATS, ids=["linf", "l2"])
 
@@ -437,6 +439,25 @@ def test_a_curve_of_a_linear_model_is_exact(linear):
     assert points[-1][1] == 0.0
 
 
+class Flat(Linear):
+    """The linear model without a gradient: only the draws decide which images break."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach() + 0 * x.sum((1, 2, 3))[:, None]
+
+
+def test_a_curve_draws_for_an_image_what_its_position_says(linear):
+    _, x, y = linear
+    images = np.rint(x.numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    sizes = [0.01, 0.02, 0.03, 0.04, 0.05]
+    points = curve(Flat(), data.ImageSet(images, y.numpy()), "linf", sizes)
+    left = np.ones(40, bool)
+    for eps, accuracy in points:
+        left &= robust(verify(Flat(), images, y, threat=Threat("linf", eps)))
+        assert accuracy == left.mean()
+    assert len(dict(points).values()) == len(set(dict(points).values()))
+
+
 def test_the_sizes_of_a_curve_ascend(linear):
     with pytest.raises(UsageError, match="must ascend"):
         curve(linear[0], data.ImageSet(np.zeros((1, 5, 5, 3), np.uint8), np.zeros(1, int)), "linf", [0.2, 0.1])
@@ -459,7 +480,7 @@ def test_an_onnx_file_gets_the_verdicts_of_the_network_it_came_from(conv, tmp_pa
     net, x, y = conv
     path = export(net, x[:2], tmp_path / "model.onnx")
     expected = verify(net, x, y, threat=THREATS[0])
-    report = rnas_zoo.verify(path, x, y, threat=THREATS[0])
+    report = verify(path, x, y, threat=THREATS[0])
     assert table(report) == table(expected)
     np.testing.assert_allclose(report.verdicts["margin"], expected.verdicts["margin"], atol=1e-3)
     assert report.run["attacks"] == expected.run["attacks"]
@@ -500,4 +521,4 @@ def test_a_cut_off_or_missing_onnx_model_is_refused(conv, tmp_path):
 
 
 def test_protocols_begin_with_the_control():
-    assert [name for name, _, _ in PROTOCOLS["quick"]] == ["noise", "fgsm", "pgd20"]
+    assert [name for name, _, _ in verification.PROTOCOLS["quick"]] == ["noise", "fgsm", "pgd20"]
