@@ -47,10 +47,10 @@ SEARCH = SearchConfig(
 
 
 def width_for(found: Genotype, max_macs: int) -> int:
-    """The largest even number of channels whose network stays within `max_macs`."""
+    """The largest number of channels whose network stays within `max_macs`."""
     channels = 2
-    while _macs(found, channels + 2) <= max_macs:
-        channels += 2
+    while _macs(found, channels + 1) <= max_macs:
+        channels += 1
     return channels
 
 

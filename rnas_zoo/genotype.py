@@ -28,7 +28,13 @@ PRIMITIVES = (
 )  # fmt: skip
 DENSE_OPERATIONS = {"00": "none", "01": "sep_conv_3x3", "10": "skip_connect", "11": "sep_conv_3x3 + skip_connect"}
 CELL_ROLES = {"cells": ("normal", "reduce"), "accurate_robust_cells": ("accurate", "reduce", "robust")}
-KINDS = (*CELL_ROLES, "dense_cells", "channels")
+STRUCTURE_FIELDS = {
+    "cells": ("cells",),
+    "accurate_robust_cells": ("cells",),
+    "dense_cells": ("share", "codes"),
+    "channels": ("stem", "stages", "expansion", "tutors"),
+}
+KINDS = tuple(STRUCTURE_FIELDS)
 STATUSES = ("published", "inferred", "reconstructed", "ours")
 DENSE_NODES = 4
 DENSE_EDGES = sum(2 + node for node in range(DENSE_NODES))
@@ -329,9 +335,17 @@ def from_json(value: Any, where: str = "genotype") -> Genotype:
     provenance = dict(reader.check(value.get("provenance", {}), "provenance", Mapping))
     if provenance.get("status", "ours") not in STATUSES:
         raise reader.refuse("provenance.status", f"must be one of {', '.join(STATUSES)}")
+    fields = {"schema", "name", "kind", "default", "check", "provenance", *STRUCTURE_FIELDS[kind]}
+    for key in value:
+        if key not in fields:
+            raise reader.refuse(_shown(key), f"is not a field of kind {kind!r}.{closest(str(key), sorted(fields))}")
     return Genotype(
         reader.get(value, "", "name", str), structure, numbers["default"], numbers["check"], provenance
     )  # fmt: skip
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def load(path: str | Path) -> Genotype:
@@ -342,7 +356,7 @@ def load(path: str | Path) -> Genotype:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise GenotypeError(f"{path}: no such genotype file") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -531,3 +531,20 @@ def test_a_genotype_does_not_change_with_the_object_it_was_read_from():
     assert found.to_json() == before
     found.to_json()["cells"]["normal"]["concat"].clear()
     assert found.to_json() == before
+
+
+def test_a_misspelt_field_is_refused_with_the_near_one():
+    value = genotype.named("arnas").to_json()
+    value["defualt"] = value.pop("default")
+    with pytest.raises(GenotypeError, match=r"defualt.*Did you mean default"):
+        genotype.from_json(value)
+    students = genotype.named("cl_s3").to_json() | {"codes": []}
+    with pytest.raises(GenotypeError, match=r"codes.*not a field of kind 'channels'"):
+        genotype.from_json(students)
+
+
+def test_nan_in_a_file_is_refused(tmp_path):
+    text = json.dumps(genotype.named("cl_s3").to_json() | {"provenance": {"cost": float("nan")}})
+    (tmp_path / "g.json").write_text(text, encoding="utf-8")
+    with pytest.raises(GenotypeError, match="NaN is no JSON number"):
+        genotype.load(tmp_path / "g.json")

@@ -149,10 +149,8 @@ class RnasCells(nn.Module):
             raise GenotypeError(f"genotype {found.name!r} is of kind {found.kind!r}: build it with rnas_students")
         chs = found.default.get("channels", 36) if channels is None else channels
         layers = found.default.get("layers", 20) if layers is None else layers
-        if layers < 3 or chs < 2 or chs % 2:
-            raise UsageError(
-                f"needs an even number of channels and at least 3 layers, got channels={chs}, layers={layers}"
-            )
+        if layers < 3 or chs < 2:
+            raise UsageError(f"needs at least 2 channels and 3 layers, got channels={chs}, layers={layers}")
         if stem not in STEMS:
             raise UsageError(f"unknown stem {stem!r}, known are {', '.join(STEMS)}")
         self.num_classes, self.in_chans, self.grad_checkpointing = num_classes, in_chans, False

@@ -66,9 +66,9 @@ class Supernet(nn.Module):
 
     def __init__(self, num_classes: int, channels: int = 16, layers: int = 8, stem: str = "cifar") -> None:
         super().__init__()
-        if layers < 3 or channels < 2 or channels % 2 or stem not in ("cifar", "cifar_stride2"):
+        if layers < 3 or channels < 2 or stem not in ("cifar", "cifar_stride2"):
             raise UsageError(
-                "a supernet needs an even number of channels, 3 layers or more and a cifar stem, "
+                "a supernet needs at least 2 channels, 3 layers and a cifar stem, "
                 f"got channels={channels}, layers={layers}, stem={stem!r}"
             )
         self.stem = nn.Sequential(*conv_bn(3, 3 * channels, 3, STEMS[stem]))

@@ -222,7 +222,7 @@ def test_a_genotype_goes_to_a_json_file(config, tmp_path, name):
         ({"method": "dart"}, UnknownNameError, "Did you mean darts"),
         ({"objective": "pgf"}, UnknownNameError, "Did you mean pgd"),
         ({"data": "digit"}, UnknownNameError, "Did you mean digits"),
-        ({"channels": 3}, UsageError, "even number of channels"),
+        ({"channels": 1}, UsageError, "at least 2 channels"),
         ({"batch_size": 40}, UsageError, "lower --batch-size"),
         ({"eps": "8"}, UsageError, "write 8/255"),
         ({"attack_steps": 0}, UsageError, "attack step"),

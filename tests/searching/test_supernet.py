@@ -202,7 +202,7 @@ def test_alpha_gradient_is_the_finite_difference(net, role):
         assert gradient[row, op].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-4, abs=1e-8)
 
 
-@pytest.mark.parametrize("changes", [{"layers": 2}, {"channels": 0}, {"channels": 3}, {"stem": "imagenet"}])
+@pytest.mark.parametrize("changes", [{"layers": 2}, {"channels": 0}, {"channels": 1}, {"stem": "imagenet"}])
 def test_sizes_out_of_range_are_refused(changes):
     with pytest.raises(UsageError, match="a supernet needs"):
         Supernet(**{**SIZE, **changes})

@@ -439,6 +439,12 @@ def test_a_curve_of_a_linear_model_is_exact(linear):
     assert points[-1][1] == 0.0
 
 
+def test_a_curve_needs_no_more_than_network_images_and_sizes(linear):
+    model, x, y = linear
+    images = data.ImageSet(np.rint(x.numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8), y.numpy())
+    assert verification.curve(model, images, "linf", [0.0]) == [(0.0, 35 / 40)]
+
+
 class Flat(Linear):
     """The linear model without a gradient: only the draws decide which images break."""
 
