@@ -196,7 +196,7 @@ def render(summary: dict[str, Any], out: Path) -> str:
         row("ONNX: logits differ from torch by", lambda m: f"{m['onnx_parity']:.0e}"),
         row("ONNX: ms per image, one thread", lambda m: f"{m['onnx_ms_per_image']:.2f}"),
         "",
-        f"First {robust['images']} test images of the digits; {summary['seconds']:.0f} s in all.",
+        f"First {robust['images']} test images of the digits; {summary['seconds']:.0f} s in this session.",
         "PGD-20 gives an upper bound: stronger attacks may lower the robust accuracy.",
         f"Look at: {out}/curve.png, {out}/cells.png, {out}/robust/figures/adversarial.png, {out}/robust/README.md",
         "Type next:",

@@ -133,3 +133,8 @@ def make_readable(folder: str | Path) -> None:
     for path in Path(folder).rglob("*"):
         if path.is_file():
             path.chmod(0o666 & ~_umask())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path is a temporary one of ours, left by a process that was killed while it wrote."""
+    return path.name.startswith(".") and ".tmp" in path.suffixes

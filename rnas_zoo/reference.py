@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from . import models  # noqa: F401  (registers the architectures)
 from .deploy.runtime import Session, SessionError
 from .deploy.twin import twin
-from .engine.pixels import in_pixels
 from .errors import (
     NoWeightsError,
     OnnxFileError,
@@ -34,6 +33,7 @@ from .errors import (
     closest,
 )
 from .files import sha256_file
+from .models.pixels import in_pixels
 from .models.weights import tensor_digest
 
 Reference = str | Path | nn.Module

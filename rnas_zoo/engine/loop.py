@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -72,7 +72,6 @@ def run(
     reporter: Reporter | None = None,
     record_every: int = 20,
     checkpoint_seconds: float = 60.0,
-    on_record: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:
     """Take the steps of `task` that `folder` does not have yet.
 
@@ -120,25 +119,29 @@ def run(
             metrics = task.step(done)
             done += 1
             note = ""
-            if done % record_every == 0 or done == task.total_steps:
-                row = {key: float(value) for key, value in metrics.items()}
-                bad = [key for key, value in row.items() if not math.isfinite(value)]
-                if bad:
-                    raise CheckFailedError(
-                        f"{', '.join(bad)} became non-finite at step {done}; lower the learning rate"
-                    )
-                if on_record:
-                    on_record(done, row)
+            record = done % record_every == 0 or done == task.total_steps
+            keep = time.monotonic() - saved > checkpoint_seconds
+            if record or keep:
+                row = _finite(metrics, done)
+            if record:
                 folder.append({"step": done, **{key: round(value, 6) for key, value in row.items()}})
                 note = " ".join(f"{key} {value:.3g}" for key, value in list(row.items())[:2])
             reporter.advance(note)
             slowest = max(slowest, time.monotonic() - step_begin)
-            if time.monotonic() - saved > checkpoint_seconds:
+            if keep:
                 save("running")
                 saved = time.monotonic()
         save("finished")
         if signals.received:
             raise interrupted(signals.received)
+
+
+def _finite(metrics: Mapping[str, torch.Tensor | float], step: int) -> dict[str, float]:
+    row = {key: float(value) for key, value in metrics.items()}
+    bad = [key for key, value in row.items() if not math.isfinite(value)]
+    if bad:
+        raise CheckFailedError(f"{', '.join(bad)} became non-finite at step {step}; lower the learning rate")
+    return row
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CheckpointError, OutputExistsError
-from ..files import write_json, write_text
+from ..files import is_leftover, write_json, write_text
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -41,7 +41,7 @@ class RunFolder:
                 changed = [k for k in config if json.loads(json.dumps(config[k])) != self.info["config"].get(k)]
                 differing = ", ".join(changed) or self.info["kind"]
                 raise CheckpointError(f"{self.path} holds another run ({differing} differ). Choose another -o.")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or not all(map(is_leftover, self.path.iterdir()))):
             raise OutputExistsError(f"{self.path} exists and is no run folder. Choose another -o.")
         else:
             self.info = {

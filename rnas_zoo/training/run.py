@@ -19,12 +19,12 @@ from ..engine import config as configuration
 from ..engine import loop
 from ..engine.budget import TimeBudget, fitting_steps, seconds_per_step
 from ..engine.device import autocast, resolve_device
-from ..engine.pixels import in_pixels
 from ..engine.progress import Reporter
 from ..engine.record import RunFolder, read_run
 from ..errors import UnknownNameError, UsageError, closest
 from ..files import atomic_path, write_text
 from ..genotype import Channels, resolve
+from ..models.pixels import in_pixels
 from .objectives import keys_of_step, perturbation
 from .schedule import one_cycle, ramp
 

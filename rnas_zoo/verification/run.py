@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import __version__, data
 from ..attacks import FGSM, PGD, AttackResult, Keys, Noise, Threat, fgsm, noise, pgd
@@ -80,7 +81,7 @@ def verify(
     """Measure clean and robust accuracy of a model.
 
     Args:
-        model: a torch module, any model reference (see `reference.load`), or a subject.
+        model: a torch module (its modes are left as found), any model reference (see `reference.load`), or a subject.
         x: images, float in [0, 1] as (N, 3, H, W), or uint8 as (N, H, W, 3).
         y: labels (N,).
         data_name: instead of x and y, a data set; its first `n` test images in official order are used.
@@ -97,45 +98,30 @@ def verify(
     threat, reporter = threat or Threat(), reporter or Silent()
     if protocol not in PROTOCOLS:
         raise UnknownNameError(f"unknown protocol {protocol!r}; this release has {', '.join(PROTOCOLS)}")
-    where = resolve_device(device)
-    pixels, labels, dataset = _images(x, y, data_name, n)
-    if isinstance(model, Subject):
-        chosen = model
-    else:
-        chosen = subject(model, checkpoint=checkpoint, device=where, image_size=pixels.shape[2:])
-    _check_fit(chosen, pixels, labels, dataset["name"])
-    begin = time.monotonic()
-    count = len(labels)
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-    order = np.arange(count) if positions is None else np.asarray(positions)[:count].astype(np.int64)
-    if order.shape != (count,):
-        raise UsageError(f"needs one position per image, got {order.shape} for {count} images")
-    names = [name for name, _, _ in PROTOCOLS[protocol]]
-    found = _Verdicts(order, pixels)
-    totals = {name: {"broken": 0, "passes": 0} for name in names}
-    reporter.start(f"verify {chosen.kind}", count)
-    twin_error = 0.0
-    for first in range(0, count, batch_size):
-        rows = np.arange(first, min(first + batch_size, count))
-        tile = np.resize(rows, batch_size)  # every forward has the same shape, whatever the number of images
-        bx = torch.from_numpy(pixels[tile]).to(where, memory_format=torch.channels_last)
-        by = torch.from_numpy(labels[tile]).to(where)
-        keys = Keys(seed, torch.from_numpy(order[tile]).to(where))
-        twin_error = max(twin_error, found.clean(chosen, bx, by, rows))
-        for name, attack, config in PROTOCOLS[protocol] if threat.eps > 0 else ():
-            result = attack(chosen.network, bx, by, threat, config, keys)
-            broken = found.attacked(chosen, name, bx, by, result, threat, rows)
-            totals[name]["broken"] += broken
-            totals[name]["passes"] += round((result.forwards + result.backwards) * len(rows) / batch_size)
-        robust = int(found.robust[: rows[-1] + 1].sum())
-        reporter.advance(f"robust {robust}/{rows[-1] + 1}", by=len(rows))
-    clean, robust = int(found.correct.sum()), int(found.robust.sum())
+    where = resolve_device(device)
+    pixels, labels, dataset = _images(x, y, data_name, n)
+    order = np.arange(len(labels)) if positions is None else np.asarray(positions)[: len(labels)].astype(np.int64)
+    if order.shape != labels.shape:
+        raise UsageError(f"needs one position per image, got {order.shape} for {len(labels)} images")
+    with _modes_kept(model):
+        if isinstance(model, Subject):
+            chosen = model
+        else:
+            chosen = subject(model, checkpoint=checkpoint, device=where, image_size=pixels.shape[2:])
+        _check_fit(chosen, pixels, labels, dataset["name"])
+        begin = time.monotonic()
+        reporter.start(f"verify {chosen.kind}", len(labels))
+        found, totals, twin_error = _attack(
+            chosen, pixels, labels, order, threat, protocol, seed, batch_size, where, reporter
+        )
+    count, clean, robust = len(labels), int(found.correct.sum()), int(found.robust.sum())
     flags = []
     if chosen.kind == "onnx" and twin_error > TWIN_TOLERANCE:
         flags.append(f"twin differs from the session by {twin_error:.2g} in its logits: the attacks may be too weak")
     if found.refused.any():
-        flags.append(f"{int(found.refused.sum())} images have non-finite logits: no verdict")
+        flags.append(f"{int(found.refused.sum())} images gave non-finite logits or gradients: no verdict")
     run = {
         "subject": {"kind": chosen.kind, "file": chosen.file, "sha256": chosen.sha256},
         "dataset": {**dataset, "images_sha256": data.images_hash(found.hashes)},
@@ -156,6 +142,49 @@ def verify(
         "versions": {"rnas_zoo": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     return Report(run, found.per_image(), found.x_adv, (found.clean_class, found.adversarial_class))
+
+
+@contextmanager
+def _modes_kept(model: Reference | Subject) -> Iterator[None]:
+    """A module given by the user has its training and evaluation modes restored after the block."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _attack(
+    chosen: Subject,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    threat: Threat,
+    protocol: str,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[_Verdicts, dict[str, dict[str, int]], float]:
+    """Verdicts on all images, broken images and passes by attack, and how far network and judge differ."""
+    found = _Verdicts(order, pixels)
+    totals = {name: {"broken": 0, "passes": 0} for name, _, _ in PROTOCOLS[protocol]}
+    twin_error = 0.0
+    for first in range(0, len(labels), batch_size):
+        rows = np.arange(first, min(first + batch_size, len(labels)))
+        tile = np.resize(rows, batch_size)  # every forward has the same shape, whatever the number of images
+        bx = torch.from_numpy(pixels[tile]).to(device, memory_format=torch.channels_last)
+        by = torch.from_numpy(labels[tile]).to(device)
+        keys = Keys(seed, torch.from_numpy(order[tile]).to(device))
+        twin_error = max(twin_error, found.clean(chosen, bx, by, rows))
+        for name, attack, config in PROTOCOLS[protocol] if threat.eps > 0 else ():
+            result = attack(chosen.network, bx, by, threat, config, keys)
+            totals[name]["broken"] += found.attacked(chosen, name, bx, by, result, threat, rows)
+            totals[name]["passes"] += round((result.forwards + result.backwards) * len(rows) / batch_size)
+        robust = int(found.robust[: rows[-1] + 1].sum())
+        reporter.advance(f"robust {robust}/{rows[-1] + 1}", by=len(rows))
+    return found, totals, twin_error
 
 
 class _Verdicts:

@@ -232,8 +232,11 @@ def test_the_reporter_is_told_what_was_done_and_what_is_left(tmp_path):
     assert first.notes[3] == ""
 
 
-def test_whoever_watches_is_shown_each_recorded_row(tmp_path):
-    shown = []
-    _, folder = run(tmp_path / "run", on_record=lambda step, row: shown.append({"step": step, **row}))
-    for seen, recorded in zip(shown, folder.rows(), strict=True):
-        assert seen == pytest.approx(recorded, abs=1e-6)
+def test_a_checkpoint_of_a_diverged_run_is_never_written(tmp_path):
+    class Diverging(Walk):
+        def step(self, index):
+            return {"loss": float("nan")}
+
+    with pytest.raises(CheckFailedError, match="non-finite at step 1"):
+        run(tmp_path / "run", task=Diverging(), record_every=1000, checkpoint_seconds=0.0)
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()

@@ -200,7 +200,7 @@ def test_images_without_finite_logits_are_refused_and_never_robust(linear, bad):
     assert report.robust_accuracy == robust(report).mean() == Faulty(bad).linear.robust(x, y, Threat("linf", 0.01))[
         [i for i in range(40) if not 3 <= i < 7]
     ].sum() / 40  # fmt: skip
-    assert "4 images have non-finite logits" in report.run["flags"][0]
+    assert "4 images gave non-finite logits" in report.run["flags"][0]
     evidence.check(report.run, report.verdicts)
 
 
@@ -528,3 +528,14 @@ def test_a_cut_off_or_missing_onnx_model_is_refused(conv, tmp_path):
 
 def test_protocols_begin_with_the_control():
     assert [name for name, _, _ in verification.PROTOCOLS["quick"]] == ["noise", "fgsm", "pgd20"]
+
+
+def test_a_module_keeps_its_modes():
+    inner = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1))
+    module = torch.nn.Sequential(inner, torch.nn.Flatten()).train()
+    inner[1].eval()
+    before = [m.training for m in module.modules()]
+    statistics = inner[1].running_mean.clone()
+    rnas_zoo.verify(module, np.random.default_rng(0).random((4, 3, 8, 8)), np.zeros(4, int), batch_size=2, device="cpu")
+    assert [m.training for m in module.modules()] == before
+    assert torch.equal(inner[1].running_mean, statistics)

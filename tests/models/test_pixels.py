@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnas_zoo.engine.pixels import in_pixels
+from rnas_zoo.models.pixels import in_pixels
 
 
 class Sums(nn.Module):
