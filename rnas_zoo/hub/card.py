@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from .. import genotype
+from .. import data, genotype
 from ..engine.config import read_toml
 from ..errors import CheckFailedError, DataError
 from ..models.size import count_macs, count_parameters
@@ -109,8 +109,10 @@ def render(folder: str | Path) -> str:
 def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
     """The command that repeats an evidence run."""
     target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
+    name = run["dataset"]["name"]
+    source = name if name in data.DATASETS else f"{name}.npz"
     return (
-        f"rnas-zoo verify {target} --data {run['dataset']['name']} --protocol {run['protocol']} --norm {run['norm']} "
+        f"rnas-zoo verify {target} --data {source} --protocol {run['protocol']} --norm {run['norm']} "
         f"--eps {run['eps']} --n {run['n']} --seed {run['seed']}"
     )
 

@@ -46,6 +46,14 @@ def test_the_stated_command_is_one_that_gives_these_numbers(release):
         assert measured[key] == runs[0][key]
 
 
+def test_the_command_names_a_file_for_data_sets_that_are_files():
+    run = {"subject": {"kind": "onnx", "file": "model.onnx"}, "dataset": {"name": "flowers"}, "protocol": "quick"}
+    run |= {"norm": "linf", "eps": "8/255", "n": 32, "seed": 1}
+    assert card.verify_command(run, "F") == (
+        "rnas-zoo verify F/model.onnx --data flowers.npz --protocol quick --norm linf --eps 8/255 --n 32 --seed 1"
+    )
+
+
 @pytest.mark.parametrize("tampered", ["card", "numbers"])
 def test_a_card_edited_by_hand_or_false_numbers_fail_the_check(release, tmp_path, tampered):
     folder = shutil.copytree(release, tmp_path / "copy")
