@@ -25,7 +25,7 @@ from .searching.run import SearchConfig, search
 from .training.run import TrainConfig, train
 
 # At 16/255 the perturbation is still faint on these high-contrast 8x8 digits scaled to 32x32, yet a network trained
-# normally loses nearly all of its accuracy; at 8/255 it would keep half of it, at 32/255 strokes begin to drown.
+# normally loses most of its accuracy; at 8/255 it would keep half of it, at 32/255 strokes begin to drown.
 THREAT = Threat("linf", "16/255")  # type: ignore[arg-type]
 LAYERS, STEM = 4, "cifar_stride2"
 MAX_MACS = 2_000_000
