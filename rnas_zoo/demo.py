@@ -23,6 +23,7 @@ from .models.size import count_macs, count_parameters
 from .reference import load
 from .searching.run import SearchConfig, search
 from .training.run import TrainConfig, train
+from .verification.evidence import accuracy_under
 
 # At 16/255 the perturbation is still faint on these high-contrast 8x8 digits scaled to 32x32, yet a network trained
 # normally loses most of its accuracy; at 8/255 it would keep half of it, at 32/255 strokes begin to drown.
@@ -137,7 +138,7 @@ def _release(out: Path, name: str, reporter: Reporter) -> dict[str, Any]:
     torch_run, onnx_run = by_kind["torch"], by_kind["onnx"]
 
     def under_pgd(evidence: dict[str, Any]) -> float:
-        return evidence["clean_accuracy"] - evidence["attacks"]["pgd20"]["broken"] / evidence["n"]
+        return accuracy_under(evidence, "pgd20")
 
     return {
         "parameters": count_parameters(network),

@@ -12,7 +12,9 @@ from .common import compute_options, computing, json_option, percent, print_json
 @click.command("package")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The release folder to make.")
-@click.option("--protocol", default="quick", show_default=True, help="quick: random noise, FGSM and PGD-20.")
+@click.option(
+    "--protocol", default="quick", show_default=True, help="quick: noise, FGSM, PGD-20; standard: AutoAttack."
+)
 @click.option("--eps", help="Size of the perturbations; the run's own by default.")
 @click.option(
     "--n", type=click.IntRange(1), default=256, show_default=True, help="First N test images in official order."

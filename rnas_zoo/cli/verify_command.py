@@ -12,7 +12,9 @@ from .common import compute_options, computing, json_option, percent, print_json
 @click.command("verify")
 @click.argument("ref")
 @click.option("--data", "data_name", required=True, help="digits, cifar10, or FILE.npz.")
-@click.option("--protocol", default="quick", show_default=True, help="quick: random noise, FGSM and PGD-20.")
+@click.option(
+    "--protocol", default="quick", show_default=True, help="quick: noise, FGSM, PGD-20; standard: AutoAttack."
+)
 @threat_options()
 @click.option(
     "--n", type=click.IntRange(1), default=256, show_default=True, help="First N test images in official order."

@@ -17,7 +17,15 @@ from ..reference import load
 from ..verification import evidence
 
 NORM_NAMES = {"linf": "L∞", "l2": "L2"}
-ATTACK_NAMES = {"noise": "random noise (control)", "fgsm": "FGSM", "pgd20": "PGD-20"}
+ATTACK_NAMES = {
+    "noise": "random noise (control)",
+    "fgsm": "FGSM",
+    "pgd20": "PGD-20",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "then APGD-T",
+    "fab-t": "then FAB-T",
+    "square": "then Square",
+}
 QUICK_WARNING = (
     "The protocol `quick` is random noise, FGSM and PGD-20. It is weaker than AutoAttack: the true robust accuracy "
     "is at most the figure shown, and usually a few points lower."
@@ -31,10 +39,10 @@ def _percent(value: float) -> str:
 
 
 def _under(run: dict[str, Any], attack: str) -> str:
-    """Accuracy under one attack alone, or a dash where the run did not use it."""
+    """Accuracy under an attack, or a dash where the run did not use it."""
     if attack not in run["attacks"]:
         return "–"
-    return _percent(run["clean_accuracy"] - run["attacks"][attack]["broken"] / run["n"])
+    return _percent(evidence.accuracy_under(run, attack))
 
 
 def describe_architecture(found: genotype.Genotype) -> str:
@@ -86,7 +94,7 @@ def render(folder: str | Path) -> str:
             params=count_parameters(network),
             macs=count_macs(network, tuple(config["pretrained_cfg"]["input_size"])),
             runs=shown,
-            attacks=list(first["attacks"]),
+            attacks=list(dict.fromkeys(name for run in shown for name in run["attacks"])),
             attack_names=ATTACK_NAMES,
             norm_names=NORM_NAMES,
             percent=_percent,

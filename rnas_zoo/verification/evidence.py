@@ -89,6 +89,20 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
             raise CheckFailedError(f"evidence does not add up: {name} is stated as {said}, its {n} records give {true}")
 
 
+def accuracy_under(run: dict[str, Any], attack: str) -> float:
+    """Fraction of images classified correctly and not broken by one attack.
+
+    Under `quick` that is this attack alone; under protocols whose attacks only see what is left, it and those before.
+    """
+    broken = 0
+    for name, totals in run["attacks"].items():
+        if name == attack or run["protocol"] != "quick":
+            broken += totals["broken"]
+        if name == attack:
+            break
+    return (round(run["clean_accuracy"] * run["n"]) - broken) / run["n"]
+
+
 def strongest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each subject, data set and threat model the run with the strongest protocol, then the most images."""
     order = {"quick": 0, "fast": 1, "standard": 2, "full": 3}
