@@ -33,9 +33,12 @@ def twin(path: str | Path) -> nn.Module:
         OnnxFileError: the file is no ONNX model, or uses an operator without a counterpart.
     """
     import onnx
-    import onnx2torch
     from onnx import version_converter
 
+    try:
+        import onnx2torch
+    except ImportError as error:
+        raise OnnxFileError(f"attacking {path} needs onnx2torch ({error}): pip install onnx2torch") from error
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
