@@ -25,6 +25,7 @@ from .. import genotype as genotypes
 from ..errors import GenotypeError, UsageError
 from ..genotype import DENSE_NODES, DENSE_OPERATIONS, Cells, DenseCells, Edge, Genotype
 from . import ops
+from .base import PixelNet
 from .ops import FactorizedReduce, ReLUConvBN, build_op, conv_bn, take_indices
 from .weights import configurations, create, pixel_cfg
 
@@ -115,7 +116,7 @@ def _cell_plan(
     return [(tuple(c.edges[2 * i : 2 * i + 2] for i in range(c.nodes)), c.concat) for c in cells]
 
 
-class RnasCells(nn.Module):
+class RnasCells(PixelNet):
     """A stack of searched cells: (N, in_chans, H, W) in [0, 1] to (N, num_classes) logits.
 
     Args:
@@ -188,10 +189,6 @@ class RnasCells(nn.Module):
         self.set_drop_path_rate(drop_path_rate)
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def set_drop_path_rate(self, rate: float) -> None:
         """Set the probability with which a sample loses a non-identity edge in training."""
         for module in self.modules():
@@ -199,16 +196,8 @@ class RnasCells(nn.Module):
                 module.drop_prob = rate
 
     @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^stem", "blocks": r"^cells\.(\d+)"}
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         s0 = self.stem(ops.check_image_size(x, self.image_multiple))
@@ -219,12 +208,6 @@ class RnasCells(nn.Module):
             else:
                 s0, s1 = s1, cell(s0, s1)
         return s1
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
     @torch.jit.ignore
     def cell_outputs(self, x: Tensor, stop: int | None = None) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import genotype as genotypes
 from ..errors import GenotypeError, UsageError
 from ..genotype import Channels, Genotype
+from .base import PixelNet
 from .ops import take_indices
 from .weights import configurations, create, pixel_cfg
 
@@ -58,7 +59,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class RnasStudent(nn.Module):
+class RnasStudent(PixelNet):
     """A compact student: (N, in_chans, H, W) in [0, 1] to (N, num_classes) logits.
 
     Args:
@@ -98,20 +99,8 @@ class RnasStudent(nn.Module):
         self.head = ClassifierHead(chs, num_classes, pool_type=global_pool, drop_rate=drop_rate)
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -121,12 +110,6 @@ class RnasStudent(nn.Module):
             else:
                 x = stage(x)
         return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
     @torch.jit.ignore
     def forward_intermediates(
