@@ -33,7 +33,7 @@ from .errors import (
     closest,
 )
 from .files import sha256_file
-from .models.pixels import in_pixels
+from .models.pixels import declared_image_size, in_pixels
 from .models.weights import tensor_digest
 
 Reference = str | Path | nn.Module
@@ -204,12 +204,6 @@ def _from_python(ref: str) -> nn.Module:
     return network
 
 
-def _expected_size(network: nn.Module) -> tuple[int, int] | None:
-    cfg = getattr(network, "pretrained_cfg", None) or getattr(getattr(network, "network", None), "pretrained_cfg", None)
-    size = (cfg or {}).get("input_size")
-    return (size[1], size[2]) if size else None
-
-
 def _count_classes(logits: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str) -> int:
     with torch.no_grad():
         found = logits(torch.full((1, 3, *size), 0.5, device=device))
@@ -236,7 +230,7 @@ def torch_subject(
         UsageError: the network returns something other than logits (N, classes).
     """
     network = network.to(device).eval()
-    size = _expected_size(network)
+    size = declared_image_size(network)
     digest = sha256_file(file) if file else tensor_digest(network.state_dict())
     classes = _count_classes(network, image_size or size or (32, 32), device)
     return Subject(name, "torch", Path(file).name if file else None, digest, network, network, size, classes)

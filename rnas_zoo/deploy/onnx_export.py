@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import __version__, data, genotype
+from .. import __version__, data
 from ..errors import CheckFailedError, OutputExistsError, UsageError
 from ..files import atomic_path, sha256_file
+from ..genotype import Genotype
+from ..models.pixels import declared_image_size
 from ..models.weights import tensor_digest
 from ..reference import Reference, load
 from .runtime import Session
@@ -61,7 +63,7 @@ def export(
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already and was left as it is. Choose another -o, or remove it first.")
     network = load(model, checkpoint=checkpoint, untrained=True).cpu().to(memory_format=torch.contiguous_format)
-    height, width = _image_size(network)
+    height, width = declared_image_size(network) or (32, 32)
     pixels = _comparison_images(images, height, width)
     proto = _convert(network, pixels[:2])
     _describe(proto, network, labels, metadata or {})
@@ -99,12 +101,6 @@ def compare(network: nn.Module, payload: bytes, pixels: torch.Tensor) -> dict[st
             f"the ONNX model predicts another class on {differ} of {len(pixels)} images; nothing was written"
         )
     return {"parity": parity, "same_class": len(pixels)}
-
-
-def _image_size(network: nn.Module) -> tuple[int, int]:
-    cfg = getattr(network, "pretrained_cfg", None) or getattr(getattr(network, "network", None), "pretrained_cfg", None)
-    _, height, width = (cfg or {}).get("input_size", (3, 32, 32))
-    return height, width
 
 
 def _comparison_images(images: np.ndarray | None, height: int, width: int) -> torch.Tensor:
@@ -167,13 +163,10 @@ def _describe(proto: Any, network: nn.Module, labels: list[str] | None, extra: M
     cfg = getattr(network, "pretrained_cfg", None) or {}
     arguments = dict(getattr(network, "_model_args", {}))
     name = cfg.get("architecture", type(network).__name__)
-    found = arguments.get("genotype")
-    if found is None and name.removeprefix("rnas_").removesuffix("_c16l8") in genotype.names():
-        found = name.removeprefix("rnas_").removesuffix("_c16l8")
-    if found is not None:
-        described = genotype.resolve(found)
-        arguments["genotype"] = described.to_json()
-        extra = {"genotype": json.dumps(described.to_json()), "genotype_sha256": described.hash, **extra}
+    found = getattr(network, "genotype", None)
+    if isinstance(found, Genotype):
+        arguments["genotype"] = found.to_json()
+        extra = {"genotype": json.dumps(found.to_json()), "genotype_sha256": found.hash, **extra}
     texts = {
         "architecture": name,
         "model_args": json.dumps(arguments, default=str),

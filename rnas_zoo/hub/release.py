@@ -20,7 +20,7 @@ from ..engine import config as configuration
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
 from ..engine.record import read_run
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..files import atomic_folder, make_readable, write_json, write_text
 from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
@@ -130,7 +130,9 @@ def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: st
     """config.json and model.safetensors; returns the network's genotype."""
     network: Any = build_model(replace(config, drop_path=0.0), dataset.num_classes)
     load_weights(network, run / "model.safetensors", config.architecture)
-    found = genotype_of(config)
+    found = getattr(network, "genotype", None)
+    if not isinstance(found, genotype.Genotype):
+        raise UsageError(f"{config.architecture} is no searched architecture: a release folder needs a genotype")
     tensors = shipped_tensors(network.state_dict())
     height, width = dataset.image_size
     with torch.no_grad():
@@ -143,9 +145,7 @@ def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: st
         "pool_size": tuple(pooled),
         "notes": (DIGEST_NOTE + tensor_digest(tensors),),
     }
-    arguments = {**config.model_args}
-    if "genotype" in arguments:
-        arguments["genotype"] = found.to_json()
+    arguments = {**config.model_args, "genotype": found.to_json()}
     timm.models.save_for_hf(
         network,
         str(folder),
@@ -156,14 +156,6 @@ def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: st
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     read_tensors(folder / "model.safetensors")
     return found
-
-
-def genotype_of(config: TrainConfig) -> genotype.Genotype:
-    """The genotype of a configuration's network."""
-    given = config.model_args.get("genotype")
-    if given is not None:
-        return genotype.resolve(given)
-    return genotype.named(config.architecture.removesuffix("_c16l8"))
 
 
 def _write_check(folder: Path, shipped: Any, test: data.ImageSet, report: Report) -> None:

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from timm.layers import ClassifierHead
 
+    from ..genotype import Genotype
+
 
 class PixelNet(nn.Module):
     """A network with `forward_features`, a `ClassifierHead` named `head`, and switchable gradient checkpointing."""
 
+    # The architecture is part of the network: exports and releases read it from here.
     if TYPE_CHECKING:  # torch.jit.script cannot resolve these when it reads the class
+        genotype: Genotype
         head: ClassifierHead
         num_classes: int
         grad_checkpointing: bool

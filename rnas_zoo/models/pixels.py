@@ -27,3 +27,10 @@ def in_pixels(network: nn.Module) -> nn.Module:
     mean, std = tuple(cfg.get("mean", (0.0,) * 3)), tuple(cfg.get("std", (1.0,) * 3))
     plain = all(m == 0 for m in mean) and all(s == 1 for s in std)
     return network if plain else Normalized(network, mean, std)
+
+
+def declared_image_size(network: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a network's `pretrained_cfg` declares, None if it has none."""
+    inner = network.network if isinstance(network, Normalized) else network
+    size = (getattr(inner, "pretrained_cfg", None) or {}).get("input_size")
+    return (size[1], size[2]) if size else None

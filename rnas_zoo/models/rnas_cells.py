@@ -154,6 +154,7 @@ class RnasCells(PixelNet):
             raise UsageError(f"needs at least 2 channels and 3 layers, got channels={chs}, layers={layers}")
         if stem not in STEMS:
             raise UsageError(f"unknown stem {stem!r}, known are {', '.join(STEMS)}")
+        self.genotype = found
         self.num_classes, self.in_chans, self.grad_checkpointing = num_classes, in_chans, False
         self.image_multiple = 32 if stem == "imagenet" else 4 * STEMS[stem]
 

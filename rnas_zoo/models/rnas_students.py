@@ -82,6 +82,7 @@ class RnasStudent(PixelNet):
         structure = found.structure
         if not isinstance(structure, Channels):
             raise GenotypeError(f"genotype {found.name!r} is of kind {found.kind!r}: build it with rnas_cells")
+        self.genotype = found
         self.num_classes, self.in_chans, self.grad_checkpointing = num_classes, in_chans, False
         self.stem = ConvBN(in_chans, structure.stem_width, 3, structure.stem_stride)
         self.stages = nn.ModuleList()

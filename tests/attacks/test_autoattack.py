@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyautoattack import AutoAttack
 from torch import nn
 
 from rnas_zoo.attacks import APGD, APGDT, FABT, Keys, Square, Threat, apgd, apgd_t, fab, fab_t, losses, square
@@ -121,7 +122,6 @@ def test_found_images_lie_in_ball_and_box_and_are_misclassified(trained, norm, n
 
 @pytest.mark.parametrize(("norm", "name"), NORMS)
 def test_verdicts_agree_with_the_authors_package_image_by_image(trained, norm, name):
-    autoattack = pytest.importorskip("pyautoattack")
     model, x, y = trained
     threat = Threat(norm, {"linf": 0.05, "l2": 0.42}[norm])
     attack, config = ATTACKS[name]
@@ -129,7 +129,7 @@ def test_verdicts_agree_with_the_authors_package_image_by_image(trained, norm, n
     seeds = (0, 1, 2) if name in ("apgd-dlr", "square") else (0,)  # these two differ from seed to seed
     differences, counts = [], []
     for seed in seeds:
-        reference = autoattack.AutoAttack(
+        reference = AutoAttack(
             model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=threat.eps, version="custom", device="cpu", seed=seed
         )
         reference.attacks_to_run = [name]

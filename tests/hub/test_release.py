@@ -12,10 +12,10 @@ import rnas_zoo
 from rnas_zoo import data, genotype
 from rnas_zoo.deploy.runtime import Session
 from rnas_zoo.engine.record import RunFolder
-from rnas_zoo.errors import CheckpointError, OutputExistsError, WeightsError
+from rnas_zoo.errors import CheckpointError, OutputExistsError, UsageError, WeightsError
 from rnas_zoo.hub import release as releases
 from rnas_zoo.hub.release import package, tag_of
-from rnas_zoo.training.run import TrainConfig, read_recipe
+from rnas_zoo.training.run import TrainConfig, read_recipe, train
 from rnas_zoo.verification import evidence
 
 FILES = {
@@ -159,3 +159,26 @@ def test_a_failure_half_way_leaves_nothing(trained_run, tmp_path, monkeypatch):
 def test_tags_name_recipe_data_and_threat(changes, tag):
     base = {"architecture": "rnas_cl_s3", "data": "cifar10", **changes}
     assert tag_of(TrainConfig(**base)) == tag
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "name"),
+    [
+        ("rnas_cells", {"channels": 2, "layers": 3, "stem": "cifar_stride2"}, "vuln_h"),
+        ("rnas_advrush_c16l8", {"channels": 2, "layers": 3, "stem": "cifar_stride2"}, "advrush"),
+    ],
+)
+def test_the_genotype_is_the_network_s_own_however_it_was_named(tmp_path, architecture, arguments, name):
+    config = TrainConfig(architecture, "digits", objective="clean", total_steps=2, batch_size=16, model_args=arguments)
+    train(config, tmp_path / "run", device="cpu")
+    package(tmp_path / "run", tmp_path / "out", n=8, with_onnx=False, device="cpu")
+    assert genotype.load(tmp_path / "out" / "genotype.json") == genotype.named(name)
+    assert rnas_zoo.load(tmp_path / "out").genotype == genotype.named(name)
+
+
+def test_a_network_without_genotype_is_refused_and_leaves_nothing(tmp_path):
+    config = TrainConfig("test_resnet", "digits", objective="clean", total_steps=1, batch_size=16)
+    train(config, tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match="test_resnet is no searched architecture"):
+        package(tmp_path / "run", tmp_path / "out", n=8, device="cpu")
+    assert not (tmp_path / "out").exists()
