@@ -16,14 +16,16 @@ from .attacks import Threat
 from .deploy.runtime import Session
 from .engine.progress import Reporter
 from .errors import CheckFailedError, DataError, InterruptedRunError
-from .files import write_json
+from .files import write_json, write_text
 from .genotype import Genotype
+from .hub import card
 from .hub.release import package
 from .models.size import count_macs, count_parameters
 from .reference import load
 from .searching.run import SearchConfig, search
 from .training.run import TrainConfig, train
-from .verification.evidence import accuracy_under
+from .verification import evidence
+from .verification.run import verify
 
 # At 16/255 the perturbation is still faint on these high-contrast 8x8 digits scaled to 32x32, yet a network trained
 # normally loses most of its accuracy; at 8/255 it would keep half of it, at 32/255 strokes begin to drown.
@@ -31,7 +33,7 @@ THREAT = Threat("linf", "16/255")  # type: ignore[arg-type]
 LAYERS, STEM = 4, "cifar_stride2"
 MAX_MACS = 2_000_000
 LEAST_ADVANTAGE = 0.20
-TEST_IMAGES = 256
+TEST_IMAGES, AUTOATTACK_IMAGES = 256, 32
 SHARES = {"search": 0.45, "robust": 0.42, "control": 0.13}
 
 SEARCH = SearchConfig(
@@ -131,23 +133,37 @@ def _release(out: Path, name: str, reporter: Reporter) -> dict[str, Any]:
     folder = out / name
     if not folder.exists():
         package(out / f"{name}.run", folder, threat=THREAT, n=TEST_IMAGES, device="cpu", reporter=reporter)
-    runs = json.loads((folder / "robustness.json").read_text(encoding="utf-8"))["runs"]
-    by_kind = {evidence["subject"]["kind"]: evidence for evidence in runs}
+    runs = {(run["subject"]["kind"], run["protocol"]): run for run in evidence.read(folder)[0]}
+    if ("torch", "standard") not in runs:
+        reporter.say(f"    AutoAttack on {AUTOATTACK_IMAGES} images of the {name} network")
+        report = verify(
+            folder,
+            data_name="digits",
+            threat=THREAT,
+            protocol="standard",
+            n=AUTOATTACK_IMAGES,
+            resume=out / f"{name}.autoattack",
+            device="cpu",
+            reporter=reporter,
+        )
+        evidence.append(folder, report.run, report.verdicts)
+        write_text(folder / "README.md", card.render(folder))
+        runs["torch", "standard"] = report.run
     network = load(folder)
     export = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    torch_run, onnx_run = by_kind["torch"], by_kind["onnx"]
-
-    def under_pgd(evidence: dict[str, Any]) -> float:
-        return accuracy_under(evidence, "pgd20")
+    torch_run, onnx_run, standard = runs["torch", "quick"], runs["onnx", "quick"], runs["torch", "standard"]
 
     return {
         "parameters": count_parameters(network),
         "macs": count_macs(network),
         "clean": torch_run["clean_accuracy"],
-        "pgd20": under_pgd(torch_run),
+        "pgd20": evidence.accuracy_under(torch_run, "pgd20"),
         "robust": torch_run["robust_accuracy"],
         "interval": torch_run["interval"],
-        "pgd20_onnx": under_pgd(onnx_run),
+        "pgd20_onnx": evidence.accuracy_under(onnx_run, "pgd20"),
+        "autoattack": standard["robust_accuracy"],
+        "autoattack_interval": standard["interval"],
+        "autoattack_images": standard["n"],
         "images": torch_run["n"],
         "onnx_parity": max(export["parity"].values()),
         "onnx_ms_per_image": onnx_milliseconds(folder / "model.onnx"),
@@ -194,15 +210,24 @@ def render(summary: dict[str, Any], out: Path) -> str:
         row("  the same, on the ONNX file", lambda m: f"{100 * m['pgd20_onnx']:.1f} %"),
         row("noise, FGSM and PGD-20 together", lambda m: f"{100 * m['robust']:.1f} %"),
         row("  its 95 % interval", lambda m: f"{100 * m['interval'][0]:.0f} to {100 * m['interval'][1]:.0f} %"),
+        row(
+            f"AutoAttack, first {robust['autoattack_images']} images",
+            lambda m: f"{100 * m['autoattack']:.1f} %",
+        ),
+        row(
+            "  its 95 % interval",
+            lambda m: "{:.0f} to {:.0f} %".format(*(100 * bound for bound in m["autoattack_interval"])),
+        ),
         row("ONNX: logits differ from torch by", lambda m: f"{m['onnx_parity']:.0e}"),
         row("ONNX: ms per image, one thread", lambda m: f"{m['onnx_ms_per_image']:.2f}"),
         "",
         f"First {robust['images']} test images of the digits; {summary['seconds']:.0f} s in this session.",
-        "PGD-20 gives an upper bound: stronger attacks may lower the robust accuracy.",
+        "PGD-20 and AutoAttack give upper bounds: stronger attacks may lower the robust accuracy.",
         f"Look at: {out}/curve.png, {out}/cells.png, {out}/robust/figures/adversarial.png, {out}/robust/README.md",
         "Type next:",
-        f"  rnas-zoo verify {out}/robust --data digits --eps 24/255 --n 128",
-        f"  rnas-zoo verify {out}/control/model.onnx --data digits --eps 16/255 --n 128",
+        f"  rnas-zoo verify {out}/robust --against-card --protocol quick",
+        f"  rnas-zoo verify {out}/robust --data digits --eps 8/255,16/255,24/255 --protocol fast --n 64",
+        f"  rnas-zoo verify {out}/control/model.onnx --data digits --eps 16/255 --protocol quick",
         "  rnas-zoo list",
         "  rnas-zoo draw rnas_arnas -o arnas.svg",
     ]

@@ -63,6 +63,10 @@ class CheckFailedError(RnasZooError, RuntimeError):
     exit_code = 1
 
 
+class FlaggedError(RnasZooError, RuntimeError):
+    """A measurement that would be meaningless; the message begins with the flag that says why."""
+
+
 class BudgetReachedError(RnasZooError):
     """The time budget ended before the work did; a checkpoint was written."""
 

@@ -7,12 +7,9 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -20,48 +17,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers the architectures)
-from .deploy.runtime import Session, SessionError
-from .deploy.twin import twin
-from .errors import (
-    NoWeightsError,
-    OnnxFileError,
-    ProviderError,
-    RnasZooError,
-    UnknownNameError,
-    UsageError,
-    WeightsError,
-    closest,
-)
-from .files import sha256_file
-from .models.pixels import declared_image_size, in_pixels
-from .models.weights import tensor_digest
+from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError, closest
+from .models.pixels import behind, in_pixels
+from .preprocessing import Preprocessing
+from .subject import Subject, as_logits, torch_subject, twin_error
+from .subject_onnx import onnx_network, onnx_subject
+
+__all__ = [
+    "Preprocessing",
+    "Reference",
+    "Subject",
+    "as_logits",
+    "list_models",
+    "load",
+    "load_weights",
+    "onnx_subject",
+    "read_tensors",
+    "subject",
+    "torch_subject",
+    "twin_error",
+]
 
 Reference = str | Path | nn.Module
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is verified, exported or asked for predictions.
-
-    Attributes:
-        name: how reports call it.
-        kind: `torch` or `onnx`.
-        file, sha256: the weight or model file and its checksum; for a module in memory no file, and the checksum of
-            its tensors.
-        network: differentiable, images (N, 3, H, W) in [0, 1] to logits (for ONNX the twin of the graph).
-        judge: the logits that count (for ONNX the session's).
-        image_size: height and width it takes, None if any.
-        num_classes: number of logits.
-    """
-
-    name: str
-    kind: str
-    file: str | None
-    sha256: str
-    network: nn.Module
-    judge: Callable[[Tensor], Tensor]
-    image_size: tuple[int, int] | None
-    num_classes: int
 
 
 def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -75,7 +52,12 @@ def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def load(
-    ref: Reference, *, checkpoint: str | Path | None = None, device: str | torch.device = "cpu", untrained: bool = False
+    ref: Reference,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    untrained: bool = False,
+    preprocessing: Preprocessing | None = None,
 ) -> nn.Module:
     """A network in evaluation mode that takes images (N, 3, H, W) in [0, 1].
 
@@ -84,20 +66,23 @@ def load(
             `path/file.py:function` (runs that file), or a module.
         checkpoint: weights for a timm name, a .safetensors file.
         untrained: a name without weights gives the untrained network (seed 0) instead of an error.
+        preprocessing: what the model expects of its input; takes precedence over the normalisation that the
+            `pretrained_cfg` of a timm name, release folder or Hub model declares. A module and a function's network
+            get nothing but what is given here.
 
     Raises:
-        UnknownNameError, NoWeightsError, WeightsError, OnnxFileError: see their messages.
+        UnknownNameError, NoWeightsError, WeightsError, OnnxFileError, UsageError: see their messages.
     """
     if isinstance(ref, nn.Module):
-        return ref.to(device).eval()
+        return behind(ref, preprocessing).to(device).eval()
     text = str(ref)
     if text.endswith(".onnx"):
-        return twin(text).to(device)
+        return onnx_network(text, preprocessing).to(device).eval()
     if ".py:" in text:
-        return _from_python(text).to(device).eval()
+        return behind(_from_python(text), preprocessing).to(device).eval()
     if text.startswith("hf-hub:") or Path(text).is_dir():
         network = _pretrained(text if text.startswith("hf-hub:") else _release_folder(Path(text)))
-        return in_pixels(network).to(device).eval()
+        return in_pixels(network, preprocessing).to(device).eval()
     if not timm.is_model(text.split(".")[0]):
         known = timm.list_models()
         raise UnknownNameError(
@@ -113,7 +98,7 @@ def load(
             network = timm.create_model(text)
     else:
         network = _pretrained(text)
-    return in_pixels(network).to(device).eval()
+    return in_pixels(network, preprocessing).to(device).eval()
 
 
 def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
@@ -204,75 +189,6 @@ def _from_python(ref: str) -> nn.Module:
     return network
 
 
-def _count_classes(logits: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str) -> int:
-    with torch.no_grad():
-        found = logits(torch.full((1, 3, *size), 0.5, device=device))
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise UsageError(f"the model must return logits (N, classes); for one image it returned {what}")
-    return int(found.shape[1])
-
-
-def torch_subject(
-    network: nn.Module,
-    name: str,
-    *,
-    file: str | None = None,
-    device: str | torch.device = "cpu",
-    image_size: tuple[int, int] | None = None,
-) -> Subject:
-    """A torch network as a subject; it is put into evaluation mode.
-
-    Args:
-        image_size: height and width of the images at hand, to count the classes with; the network's own by default.
-
-    Raises:
-        UsageError: the network returns something other than logits (N, classes).
-    """
-    network = network.to(device).eval()
-    size = declared_image_size(network)
-    digest = sha256_file(file) if file else tensor_digest(network.state_dict())
-    classes = _count_classes(network, image_size or size or (32, 32), device)
-    return Subject(name, "torch", Path(file).name if file else None, digest, network, network, size, classes)
-
-
-def onnx_subject(
-    path: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    provider: str = "cpu",
-    image_size: tuple[int, int] | None = None,
-) -> Subject:
-    """An ONNX file as a subject: judged by onnxruntime, attacked through its twin.
-
-    Args:
-        image_size: as in `torch_subject`, for files that take any size.
-
-    Raises:
-        OnnxFileError: no valid model. ProviderError: the provider cannot be used.
-    """
-    try:
-        session = Session(path, provider)
-    except SessionError as error:
-        raise (ProviderError if "Provider" in str(error) else OnnxFileError)(str(error)) from error
-
-    shape = session.input_shape
-    if len(shape) != 4 or (shape[1] not in (3, None) and not isinstance(shape[1], str)):
-        raise OnnxFileError(f"{path} takes {shape}; expected images (N, 3, H, W)")
-
-    def judge(x: Tensor) -> Tensor:
-        if isinstance(shape[0], int) and shape[0] != len(x):
-            raise UsageError(
-                f"{path} takes batches of exactly {shape[0]}: use that batch size, or export it with a dynamic one"
-            )
-        return torch.from_numpy(session.logits(x.detach().cpu().numpy(), batch_size=max(1, len(x)))).to(x.device)
-
-    size = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
-    network = twin(path).to(device)
-    classes = _count_classes(judge, size or image_size or (32, 32), device)
-    return Subject(Path(path).name, "onnx", Path(path).name, sha256_file(path), network, judge, size, classes)
-
-
 def subject(
     ref: Reference,
     *,
@@ -280,22 +196,22 @@ def subject(
     device: str | torch.device = "cpu",
     untrained: bool = False,
     image_size: tuple[int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Subject:
-    """Resolve any model reference; see `load` for its forms and errors, `torch_subject` for `image_size`."""
+    """Resolve any model reference; see `load` for its forms, `preprocessing` and errors.
+
+    An .onnx file without a differentiable twin is a subject that can be attacked through its scores only.
+
+    Args:
+        image_size: see `torch_subject`.
+    """
     if isinstance(ref, nn.Module):
-        return torch_subject(ref, type(ref).__name__, device=device, image_size=image_size)
+        return torch_subject(ref, type(ref).__name__, device=device, image_size=image_size, preprocessing=preprocessing)
     text = str(ref)
     if text.endswith(".onnx"):
-        return onnx_subject(text, device=device, image_size=image_size)
-    network = load(text, checkpoint=checkpoint, device=device, untrained=untrained)
+        return onnx_subject(text, device=device, image_size=image_size, preprocessing=preprocessing)
+    network = load(text, checkpoint=checkpoint, device=device, untrained=untrained, preprocessing=preprocessing)
     folder = Path(text)
     file = str(checkpoint) if checkpoint else str(folder / "model.safetensors") if folder.is_dir() else None
     name = folder.name if folder.is_dir() else text
     return torch_subject(network, name, file=file, device=device, image_size=image_size)
-
-
-def as_logits(subject: Subject, images: np.ndarray) -> np.ndarray:
-    """Logits (N, classes) of float32 images (N, 3, H, W) in [0, 1]."""
-    device = next((p.device for p in subject.network.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        return subject.judge(torch.from_numpy(images).to(device)).float().cpu().numpy()

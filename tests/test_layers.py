@@ -13,13 +13,13 @@ import rnas_zoo
 
 ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
-    ("errors", "files", "resources", "genotype", "genotype_text", "random", "data"),
+    ("errors", "files", "resources", "genotype", "genotype_text", "random", "data", "preprocessing"),
     ("models", "draw_cells", "draw"),
     ("attacks", "engine"),
     ("training",),
     ("searching",),
-    ("deploy.runtime", "deploy.twin", "hub.download"),
-    ("reference",),
+    ("deploy.runtime", "deploy.graph", "deploy.straight_through", "deploy.twin", "hub.download"),
+    ("subject", "subject_onnx", "reference"),
     ("verification",),
     (
         "deploy.onnx_export", "deploy.quantize", "hub.release", "hub.card", "hub.publish", "hub.site",

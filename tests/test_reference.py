@@ -18,6 +18,7 @@ import rnas_zoo
 from rnas_zoo import reference
 from rnas_zoo.errors import NoWeightsError, OnnxFileError, UnknownNameError, UsageError, WeightsError
 from rnas_zoo.models.weights import tensor_digest
+from rnas_zoo.preprocessing import Preprocessing
 from rnas_zoo.reference import as_logits, load, subject
 
 FOREIGN = "test_resnet"
@@ -308,3 +309,76 @@ def test_a_folder_moved_elsewhere_still_loads(networks, folders, tmp_path):
     shutil.move(folders[OURS], tmp_path / "else where")
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "else where")(pixels()), expected(networks, OURS, pixels()))
+
+
+# --- models of others -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory) -> tuple[nn.Module, str]:
+    """timm's resnet18 with random weights, and the file that holds them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("resnet18", num_classes=5).eval()
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(network.state_dict(), path)
+    return network, str(path)
+
+
+def test_a_timm_model_is_normalised_as_it_declares_or_as_it_is_told(resnet):
+    network, path = resnet
+    mean, std = (torch.tensor(network.pretrained_cfg[key])[None, :, None, None] for key in ("mean", "std"))
+    assert mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    x, weights = pixels(), {"checkpoint": path}
+    own = subject("resnet18", **weights)
+    told = subject("resnet18", **weights, preprocessing=Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    plain = subject("resnet18", **weights, preprocessing=Preprocessing((0, 0, 0), (1, 1, 1)))
+    white = subject("resnet18", **weights, preprocessing=Preprocessing((128.0,) * 3, (64.0,) * 3, range=255))
+    small = subject("resnet18", **weights, preprocessing=Preprocessing(input_size=(48, 48)))
+    new_mean, new_std = (torch.tensor(v)[None, :, None, None] for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    larger = nn.functional.interpolate(x, (48, 48), mode="bilinear")
+    with torch.no_grad():
+        for chosen, wanted in (
+            (own, network((x - mean) / std)),
+            (told, network((x - new_mean) / new_std)),
+            (plain, network(x)),
+            (white, network((255 * x - 128) / 64)),
+            (small, network((larger - mean) / std)),
+        ):
+            torch.testing.assert_close(chosen.judge(x), wanted, rtol=1e-4, atol=1e-5)
+            assert chosen.network is chosen.judge
+            assert (chosen.grid, chosen.score_only, chosen.sha256) == (False, None, own.sha256)
+    assert own.preprocessing == {
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "input_size": None,
+        "layout": "nchw",
+        "range": 1,
+    }
+    assert told.preprocessing["mean"] == [0.5, 0.4, 0.3]
+    assert plain.preprocessing is None
+    assert small.preprocessing == {**own.preprocessing, "input_size": [48, 48]}
+    assert (own.image_size, small.image_size) == ((224, 224), None)
+    with pytest.raises(UsageError, match=r"declares mean 0\.485.* with range 255 give both mean and std"):
+        subject("resnet18", **weights, preprocessing=Preprocessing(range=255))
+
+
+def test_modules_and_functions_get_what_is_given_and_nothing_else(resnet, python_file):
+    network, _ = resnet
+    assert subject(network, image_size=(32, 32)).preprocessing is None
+    how = Preprocessing((0.5,) * 3, (0.5,) * 3)
+    with torch.no_grad():
+        chosen = subject(network, image_size=(32, 32), preprocessing=how)
+        torch.testing.assert_close(chosen.judge(pixels()), network(2 * pixels() - 1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(load(network, preprocessing=how)(pixels()), chosen.judge(pixels()))
+        x = torch.rand(2, 3, 2, 2)
+        found = load(f"{python_file}:net", preprocessing=how)(x)
+        torch.testing.assert_close(found, load(f"{python_file}:net")(2 * x - 1))
+    assert chosen.preprocessing == how.to_json()
+    channels_last = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    last = subject(channels_last, image_size=(2, 2), preprocessing=Preprocessing(layout="nhwc"))
+    torch.testing.assert_close(last.judge(x), channels_last(x.permute(0, 2, 3, 1)))
+
+
+def test_our_own_models_need_no_preprocessing(checkpoints):
+    assert subject(OURS, checkpoint=checkpoints[OURS]).preprocessing is None

@@ -1,30 +1,52 @@
 """Adversarial attacks: one file per attack, one signature, images in [0, 1]."""
 
 from .apgd import APGD, APGDT, apgd, apgd_t
+from .cw import CW, cw, mean_l2
 from .fab import FABT, fab_t
 from .fgsm import FGSM, fgsm
+from .halving import Halving, halving
+from .kl_pgd import KLPGD, kl_pgd
+from .margin_pgd import MarginPGD, margin_pgd
+from .mi_fgsm import MIFGSM, mi_fgsm
+from .n_fgsm import FGSMRS, NFGSM, n_fgsm
 from .noise import Noise, noise
 from .pgd import PGD, pgd
 from .result import AttackResult, Keys
 from .square import Square, square
+from .square_l2 import square_l2
 from .threat import Threat
 
 __all__ = [
     "APGD",
     "APGDT",
+    "CW",
     "FABT",
     "FGSM",
+    "FGSMRS",
+    "KLPGD",
+    "MIFGSM",
+    "NFGSM",
     "PGD",
     "AttackResult",
+    "Halving",
     "Keys",
+    "MarginPGD",
     "Noise",
     "Square",
     "Threat",
     "apgd",
     "apgd_t",
+    "cw",
     "fab_t",
     "fgsm",
+    "halving",
+    "kl_pgd",
+    "margin_pgd",
+    "mean_l2",
+    "mi_fgsm",
+    "n_fgsm",
     "noise",
     "pgd",
     "square",
+    "square_l2",
 ]

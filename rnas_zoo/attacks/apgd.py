@@ -1,7 +1,8 @@
 """Auto-PGD, untargeted and targeted (Croce & Hein, ICML 2020): PGD that halves its step where progress stalls.
 
 The update, the checkpoints and the two stalling conditions follow the authors' implementation to the last constant,
-its zero row before the first loss included; only the draws differ (keyed by image, not by batch).
+its zero row before the first loss included. What differs leaves verdicts alone: draws are keyed by image and not by
+batch, all targets of an image ascend side by side, and an image that is broken is dropped at once.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from .. import random
 from . import losses
-from .result import AttackResult, Keys, Logits, frozen, input_gradient
+from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
 from .threat import Threat
 
 LOSSES = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 MOMENTUM = 0.75
+WIDE = (slice(None), None, None, None)
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,28 @@ class APGD:
 
 @dataclass(frozen=True)
 class APGDT:
-    """Targeted Auto-PGD on the DLR loss: the classes of rank 2 to `targets` + 1 of the clean logits in turn."""
+    """Targeted Auto-PGD on the DLR loss towards the classes of rank 2 to `targets` + 1 of the clean logits."""
 
     targets: int = 9
     steps: int = 100
     rho: float = 0.75
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """R runs of Auto-PGD.
+
+    Attributes:
+        x_best: the misclassified iterate, else the one of highest loss, (R, C, H, W).
+        best: highest loss, (R,).
+        step: the step that misclassified, -1 if none did, (R,).
+        passes: forward passes spent, and as many backward.
+    """
+
+    x_best: Tensor
+    best: Tensor
+    step: Tensor
+    passes: int
 
 
 def checkpoints(steps: int) -> list[tuple[int, int]]:
@@ -65,10 +84,35 @@ def start(x: Tensor, threat: Threat, keys: Keys, stream: str, draw: int) -> Tens
     shape = tuple(x.shape[1:])
     if threat.norm == "linf":
         noise = 2 * random.uniform(shape, **key) - 1
-        noise = noise / noise.flatten(1).abs().amax(1).clamp_min(1e-12)[:, None, None, None]
+        noise = noise / noise.flatten(1).abs().amax(1).clamp_min(1e-12)[WIDE]
     else:
         noise = threat.ascent(random.normal(shape, **key))
-    return (x + threat.eps * noise.to(x.dtype)).clamp(0, 1)
+    return like((x + threat.radius * noise.to(x.dtype)).clamp(0, 1), x)
+
+
+class _Rows:
+    """The runs still going: tensors whose first dimension shrinks together."""
+
+    def __init__(self, x: Tensor, threat: Threat, first: Tensor) -> None:
+        self.id = torch.arange(len(x), device=x.device)
+        self.x_adv = self.previous = self.x_best = first
+        self.threat = threat
+        if threat.norm == "linf":
+            self.low, self.high = (x - threat.radius).clamp_min(0), (x + threat.radius).clamp_max(1)
+        else:
+            self.clean = x
+
+    def keep(self, mask: Tensor) -> None:
+        rows = torch.nonzero(mask)[:, 0]
+        self.threat = self.threat.take(rows)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[:, rows] if name == "history" else value[rows])
+
+    def project(self, z: Tensor) -> Tensor:
+        if self.threat.norm == "linf":
+            return torch.clamp(z, self.low, self.high)
+        return self.threat.project(z, self.clean)
 
 
 def ascend(
@@ -77,93 +121,141 @@ def ascend(
     y: Tensor,
     threat: Threat,
     first: Tensor,
-    objective: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor, Tensor], Tensor],
     steps: int,
     rho: float,
-) -> tuple[Tensor, Tensor]:
-    """One run of Auto-PGD from `first`; `objective` maps logits to losses (N,).
+    image: Tensor,
+) -> Ascent:
+    """R runs of Auto-PGD side by side; a run ends early when one of its image's runs misclassified.
 
-    Returns:
-        The last misclassified iterate of each image (its start where there is none), and the first step that
-        misclassified it, -1 if none did.
+    Args:
+        x, y, first: clean images, labels and starts of the runs, (R, C, H, W), (R,), (R, C, H, W).
+        objective: maps logits (M, K) and the numbers (M,) of the runs they belong to, to losses (M,).
+        image: which image a run attacks, integers (R,).
     """
-    logits: list[Tensor] = []
+    s: Any = _Rows(x, threat, first)
+    x_best, best, step = first.clone(), torch.full_like(x[:, 0, 0, 0], -torch.inf), torch.full_like(y, -1)
+    passes = 0
 
-    def loss(z: Tensor) -> Tensor:
-        logits[:] = [model(z)]
-        return objective(logits[0])
+    def look() -> None:
+        """Gradient and loss at the current iterates; runs of broken images are recorded and dropped."""
+        nonlocal passes
+        logits: list[Tensor] = []
 
-    def gradient(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found, values = input_gradient(loss, z)
-        return losses.finite(found), losses.finite(values), logits[0].detach().argmax(1) != y
+        def loss(z: Tensor) -> Tensor:
+            logits[:] = [model(z)]
+            return objective(logits[0], s.id)
 
-    wide = (slice(None), None, None, None)
+        gradient, value = input_gradient(loss, s.x_adv)
+        s.gradient, s.value = losses.finite(gradient), losses.finite(value)
+        passes += len(s.id)
+        wrong = logits[0].detach().argmax(1) != y[s.id]
+        if bool(wrong.any()):
+            step[s.id[wrong]] = at
+            x_best[s.id[wrong]] = s.x_adv[wrong]
+            over = torch.isin(image[s.id], image[s.id[wrong]])
+            put(over & ~wrong)
+            s.keep(~over)
+
+    def put(mask: Tensor) -> None:
+        x_best[s.id[mask]], best[s.id[mask]] = s.x_best[mask], s.best[mask]
+
+    s.best = best.clone()
+    at = 0
+    look()
+    s.gradient_best, s.best, s.best_before = s.gradient, s.value, s.value
+    s.size = (2 * threat.eps * torch.ones_like(step, dtype=x.dtype))[s.id]
+    s.reduced = torch.ones_like(s.id, dtype=torch.bool)
+    s.history = torch.zeros(steps, len(s.id), device=x.device, dtype=x.dtype)
     judged = dict(checkpoints(steps))
-    x_adv = previous = x_best = first
-    g, value, wrong = gradient(x_adv)
-    g_best, best, best_before = g, value, value
-    found, step = x_adv, torch.where(wrong, 0, -1)
-    size = torch.full_like(value, 2 * threat.eps)
-    reduced = torch.ones_like(wrong)
-    history = torch.zeros(steps, len(x), device=x.device, dtype=value.dtype)
     for index in range(steps):
-        weight = MOMENTUM if index else 1.0
-        z = threat.project(x_adv + size[wide] * threat.ascent(g), x)
-        z = threat.project(x_adv + weight * (z - x_adv) + (1 - weight) * (x_adv - previous), x)
-        previous, x_adv = x_adv, z
-        g, value, wrong = gradient(x_adv)
-        found = torch.where(wrong[wide], x_adv, found)
-        step = torch.where(wrong & (step < 0), index + 1, step)
-        history[index] = value
-        better = value > best
-        x_best, g_best = torch.where(better[wide], x_adv, x_best), torch.where(better[wide], g, g_best)
-        best = torch.where(better, value, best)
-        if index + 1 in judged:
-            length = judged[index + 1]
-            rows = torch.arange(index, index - length, -1, device=x.device)
-            improving = (history[rows] > history[rows - 1]).sum(0)  # row -1 is the last, still zero
-            stalled = (improving <= rho * length) | (~reduced & (best_before >= best))
-            reduced, best_before = stalled, best
-            size = torch.where(stalled, size / 2, size)
-            x_adv, g = torch.where(stalled[wide], x_best, x_adv), torch.where(stalled[wide], g_best, g)
-    return found, step
+        if not len(s.id):
+            break
+        weight, at = MOMENTUM if index else 1.0, index + 1
+        z = s.project(torch.addcmul(s.x_adv, s.size[WIDE], s.threat.ascent(s.gradient)))
+        z = torch.lerp(s.x_adv, z, weight)
+        if weight < 1:
+            z = s.project(z.add_(s.x_adv - s.previous, alpha=1 - weight))
+        s.previous, s.x_adv = s.x_adv, z
+        look()
+        s.history[index] = s.value
+        better = s.value > s.best
+        taken = better.to(x.dtype)[WIDE]  # lerp by 0 or 1 is exact, and several times faster than a masked choice
+        s.x_best = torch.lerp(s.x_best, s.x_adv, taken)
+        s.gradient_best = torch.lerp(s.gradient_best, s.gradient, taken)
+        s.best = torch.where(better, s.value, s.best)
+        if at in judged:
+            rows = torch.arange(index, index - judged[at], -1, device=x.device)
+            improving = (s.history[rows] > s.history[rows - 1]).sum(0)  # row -1 is the last, still zero
+            stalled = (improving <= rho * judged[at]) | (~s.reduced & (s.best_before >= s.best))
+            s.reduced, s.best_before = stalled, s.best
+            s.size = torch.where(stalled, s.size / 2, s.size)
+            s.x_adv = torch.where(stalled[WIDE], s.x_best, s.x_adv)
+            s.gradient = torch.where(stalled[WIDE], s.gradient_best, s.gradient)
+    put(torch.ones_like(s.id, dtype=torch.bool))
+    return Ascent(x_best, best, step, passes)
+
+
+def first_broken(step: Tensor, runs: int) -> tuple[Tensor, Tensor]:
+    """Of `runs` runs per image (R,), image by image: the number of the run to report, and its step or -1, (N,) each."""
+    table = step.view(-1, runs)
+    never = torch.iinfo(step.dtype).max
+    early, rank = torch.where(table >= 0, table, never).min(1)
+    return torch.arange(len(table), device=step.device) * runs + rank, torch.where(early < never, early, -1)
 
 
 def apgd(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: APGD, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,)."""
-    objective = LOSSES[config.loss]
-    x_adv, step, images = x.clone(), torch.full_like(y, -1), 0
+    loss = LOSSES[config.loss]
+    x_adv, step, passes = x.clone(), torch.full_like(y, -1), 0
     with frozen(model):
         for restart in range(config.restarts):
             left = torch.nonzero(step < 0)[:, 0]
             if not len(left):
                 break
-            part, labels, part_keys = x[left], y[left], Keys(keys.seed, keys.positions[left])
-            first = start(part, threat, part_keys, f"apgd-{config.loss}", restart)
-            found, at = ascend(
-                model, part, labels, threat, first, partial(objective, y=labels), config.steps, config.rho
+            part, labels, ball = x[left], y[left], threat.take(left)
+            first = start(part, ball, keys.take(left), f"apgd-{config.loss}", restart)
+            runs = ascend(
+                model,
+                part,
+                labels,
+                ball,
+                first,
+                partial(_lose, loss, labels),
+                config.steps,
+                config.rho,
+                torch.arange(len(left), device=x.device),
             )
-            images += (config.steps + 1) * len(left)
-            x_adv[left], step[left] = found, at
-    return AttackResult(x_adv, step >= 0, step, images, images)
+            passes += runs.passes
+            x_adv[left], step[left] = runs.x_best, runs.step
+    return AttackResult(x_adv, step >= 0, step, passes, passes)
+
+
+def _lose(loss: Callable[[Tensor, Tensor], Tensor], labels: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    return loss(logits, labels[rows])
 
 
 def apgd_t(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: APGDT, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); any misclassification counts."""
-    x_adv, step = x.clone(), torch.full_like(y, -1)
     with frozen(model):
         with torch.no_grad():
             targets = losses.ranked_targets(model(x), y, config.targets)
-        forwards, backwards = len(x), 0
-        for rank in range(targets.shape[1]):
-            left = torch.nonzero(step < 0)[:, 0]
-            if not len(left):
-                break
-            part, labels, target = x[left], y[left], targets[left, rank]
-            first = start(part, threat, Keys(keys.seed, keys.positions[left]), "apgd-t", rank)
-            aim = partial(losses.targeted_dlr, y=labels, target=target)
-            found, at = ascend(model, part, labels, threat, first, aim, config.steps, config.rho)
-            forwards += (config.steps + 1) * len(left)
-            backwards += (config.steps + 1) * len(left)
-            x_adv[left], step[left] = found, torch.where(at >= 0, at + rank * config.steps, -1)
-    return AttackResult(x_adv, step >= 0, step, forwards, backwards)
+        ranks = targets.shape[1]
+        image = torch.arange(len(x), device=x.device).repeat_interleave(ranks)
+        target = targets.reshape(-1)
+        starts = [start(x, threat, keys, "apgd-t", rank) for rank in range(ranks)]
+        clean, labels = x[image], y[image]
+        first = like(torch.stack(starts, 1).flatten(0, 1), clean)
+        runs = ascend(
+            model,
+            clean,
+            labels,
+            threat.take(image),
+            first,
+            lambda z, rows: losses.targeted_dlr(z, labels[rows], target[rows]),
+            config.steps,
+            config.rho,
+            image,
+        )
+    chosen, step = first_broken(runs.step, ranks)
+    return AttackResult(runs.x_best[chosen], step >= 0, step, len(x) + runs.passes, runs.passes)

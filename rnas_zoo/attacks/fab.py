@@ -1,6 +1,7 @@
 """Targeted FAB: the smallest perturbation that crosses a class boundary (Croce & Hein, ICML 2020).
 
 Each step linearises the decision boundary and projects both the iterate and the clean image onto it inside [0, 1].
+All targets of an image approach side by side; an image is done when a misclassified point lies inside the ball.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from . import losses
-from .result import AttackResult, Keys, Logits, frozen, input_gradient
+from .apgd import first_broken
+from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
 from .threat import Threat
 
-TINY = 1e-30
+TINY, FAR = 1e-30, 1e30
 ROUNDS = 40
 RESIDUAL = 1e-6
 
@@ -50,23 +52,34 @@ def project(points: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor
     Returns:
         Displacements (N, D).
     """
-    gap = (normal * points).sum(1) - offset
-    normal = normal * torch.where(gap >= 0, 1.0, -1.0).to(normal.dtype)[:, None]
-    need, weight = gap.abs(), normal.abs()
-    room = torch.where(normal > 0, points, 1 - points)
-    speed = torch.ones_like(weight) if norm == "linf" else weight
-    reach = (weight * room).sum(1)
-    level = torch.zeros_like(need)
+    return _project(points, normal.abs(), torch.sign(normal), torch.linalg.vecdot(normal, points) - offset, norm)
+
+
+def _project(points: Tensor, weight: Tensor, sign: Tensor, gap: Tensor, norm: str) -> Tensor:
+    """`project` onto planes with normals weight · sign, from which the points are gap = <normal, z> - offset away."""
+    against = sign * torch.where(gap >= 0, 1.0, -1.0).to(sign.dtype)[:, None]
+    room = torch.add(0.5, against, alpha=-0.5).sub_(points).abs_()  # points where they fall, 1 - points where they rise
+    need, level = gap.abs(), torch.zeros_like(gap)
+    rows = torch.arange(len(gap), device=gap.device)
+    w, free, missing, at = weight, room, need, level
     for _ in range(ROUNDS):
-        free = room > level[:, None] * speed
-        covered = (weight * torch.minimum(room, level[:, None] * speed)).sum(1)
-        if bool(((need - covered <= RESIDUAL * need) | (need >= reach)).all()):
+        speed = w * at[:, None] if norm == "l2" else at[:, None]
+        loose = torch.gt(free, speed, out=torch.empty_like(free))
+        slope = torch.linalg.vecdot(w * w if norm == "l2" else w, loose)
+        stuck = slope <= 0  # every coordinate has gone as far as it can
+        at = torch.where(stuck, FAR, at + missing.clamp_min(0) / slope.clamp_min(TINY))
+        level = level.index_copy(0, rows, at)
+        moved = torch.minimum(free, w * at[:, None] if norm == "l2" else at[:, None])
+        missing = need[rows] - torch.linalg.vecdot(w, moved)
+        short = (missing > RESIDUAL * need[rows]) & ~stuck
+        count = int(short.sum())
+        if not count:
             break
-        slope = (weight * speed * free).sum(1)
-        level = level + torch.where(slope > 0, (need - covered).clamp_min(0) / slope.clamp_min(TINY), 0)
-    full = (need >= reach)[:, None]
-    distance = torch.where(full & (weight > 0), room, torch.minimum(room, level[:, None] * speed))
-    return -torch.sign(normal) * distance
+        if 2 * count < len(rows):
+            rows, w, free, missing, at = rows[short], w[short], free[short], missing[short], at[short]
+    if len(rows) < len(room):
+        moved = torch.minimum(room, weight * level[:, None] if norm == "l2" else level[:, None])
+    return moved.mul_(against).neg_()
 
 
 def sizes(delta: Tensor, norm: str) -> Tensor:
@@ -74,60 +87,80 @@ def sizes(delta: Tensor, norm: str) -> Tensor:
     return delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
 
 
+def _flat(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, D) in the order of memory, without a copy."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return (x.permute(0, 2, 3, 1) if channels_last else x).reshape(len(x), -1)
+
+
+def _images(flat: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `_flat` for rows of images like x."""
+    _, channels, height, width = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)
+    return flat.view(-1, channels, height, width)
+
+
 def approach(
-    model: Logits, x: Tensor, y: Tensor, target: Tensor, norm: str, config: FABT
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One run of FAB towards class `target` from the clean images.
+    model: Logits, x: Tensor, y: Tensor, target: Tensor, threat: Threat, config: FABT, image: Tensor
+) -> tuple[Tensor, Tensor, int, int]:
+    """R runs of FAB towards classes `target` from clean images x (R, C, H, W), image by image (see `apgd.ascend`).
 
     Returns:
-        The nearest misclassified image found (the clean one if none), its distance (inf if none), and its step.
+        The misclassified image inside the ball (the clean one if none) and its step, -1 if none; forward and backward
+        passes.
     """
-    shape, clean = x.shape, x.flatten(1)
-    nearest, distance = clean.clone(), torch.full_like(clean[:, 0], float("inf"))
-    step = torch.full_like(y, -1)
-    z = clean.clone()
-
-    def gap(images: Tensor) -> Tensor:
-        logits = model(images)
-        return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-
+    found, step = x.clone(), torch.full_like(y, -1)
+    left, clean = torch.arange(len(x), device=x.device), _flat(x)
+    z, forwards, backwards = clean, 0, 0
     for index in range(config.steps):
-        gradient, values = input_gradient(gap, z.view(shape))
-        normal, value = losses.finite(gradient).flatten(1), losses.finite(values)
-        offset = (normal * z).sum(1) - value
-        moves = project(torch.cat([z, clean]), normal.repeat(2, 1), offset.repeat(2), norm)
-        from_z, from_clean = moves.chunk(2)
-        near, far = sizes(from_z, norm).clamp_min(1e-8), sizes(from_clean, norm).clamp_min(1e-8)
+        if not len(left):
+            break
+        own, other = y[left][:, None], target[left][:, None]
+
+        def gap(images: Tensor, own: Tensor = own, other: Tensor = other) -> Tensor:
+            logits = model(images)
+            return logits.gather(1, other)[:, 0] - logits.gather(1, own)[:, 0]
+
+        gradient, value = input_gradient(gap, _images(z, x))
+        normal, value = losses.finite(_flat(gradient)), losses.finite(value)
+        weight, sign = normal.abs(), torch.sign(normal)
+        from_z = _project(z, weight, sign, value, threat.norm)
+        from_clean = _project(clean, weight, sign, value + torch.linalg.vecdot(normal, clean - z), threat.norm)
+        near, far = sizes(from_z, threat.norm).clamp_min(1e-8), sizes(from_clean, threat.norm).clamp_min(1e-8)
         alpha = (near / (near + far)).clamp(0, config.alpha_max)[:, None]
-        z = ((1 - alpha) * (z + config.eta * from_z) + alpha * (clean + config.eta * from_clean)).clamp(0, 1)
+        from_z.mul_(config.eta).add_(z)
+        from_clean.mul_(config.eta).add_(clean)
+        z = torch.lerp(from_z, from_clean, alpha).clamp_(0, 1)
         with torch.no_grad():
-            wrong = model(z.view(shape)).argmax(1) != y
-        size = sizes(z - clean, norm)
-        closer = wrong & (size < distance)
-        nearest = torch.where(closer[:, None], z, nearest)
-        distance, step = torch.where(closer, size, distance), torch.where(closer, index + 1, step)
-        z = torch.where(wrong[:, None], clean + config.beta * (z - clean), z)
-    return nearest.view(shape), distance, step
+            wrong = model(_images(z, x)).argmax(1) != y[left]
+        forwards, backwards = forwards + 2 * len(left), backwards + len(left)
+        delta = z - clean
+        inside = wrong & (sizes(delta, threat.norm) <= (threat.eps[left] if threat.per_image else threat.eps))
+        kept = torch.where(wrong, config.beta, 1.0).to(z.dtype)[:, None]
+        if bool(inside.any()):
+            found[left[inside]], step[left[inside]] = _images(z[inside], x), index + 1
+            going = ~torch.isin(image[left], image[left[inside]])
+            left, clean, delta, kept = left[going], clean[going], delta[going], kept[going]
+        z = delta.mul_(kept).add_(clean)
+    return found, step, forwards, backwards
 
 
 def fab_t(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: FABT, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); broken only where the distance is at most ε."""
-    x_adv, step = x.clone(), torch.full_like(y, -1)
     with frozen(model):
         with torch.no_grad():
             logits = model(x)
         targets = losses.ranked_targets(logits, y, config.targets)
-        wrong = logits.argmax(1) != y
-        step = torch.where(wrong, 0, step)
-        forwards, backwards = len(x), 0
-        for rank in range(targets.shape[1]):
-            left = torch.nonzero(step < 0)[:, 0]
-            if not len(left):
-                break
-            found, distance, at = approach(model, x[left], y[left], targets[left, rank], threat.norm, config)
-            forwards += 2 * config.steps * len(left)
-            backwards += config.steps * len(left)
-            inside = distance <= threat.eps
-            x_adv[left] = torch.where(inside[:, None, None, None], found, x_adv[left])
-            step[left] = torch.where(inside, at + rank * config.steps, step[left])
-    return AttackResult(x_adv, step >= 0, step, forwards, backwards)
+        wrong, ranks = logits.argmax(1) != y, targets.shape[1]
+        right = torch.nonzero(~wrong)[:, 0]
+        image = right.repeat_interleave(ranks)
+        rows = like(x[image], x)
+        found, steps, forwards, backwards = approach(
+            model, rows, y[image], targets[right].reshape(-1), threat.take(image), config, image
+        )
+    x_adv, step = x.clone(), torch.where(wrong, 0, -1)
+    if len(right):
+        chosen, at = first_broken(steps, ranks)
+        x_adv[right], step[right] = found[chosen], at
+    return AttackResult(x_adv, step >= 0, step, len(x) + forwards, backwards)

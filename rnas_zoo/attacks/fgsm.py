@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import losses
 from .result import AttackResult, Keys, Logits, frozen, input_gradient
 from .threat import Threat
 
@@ -21,7 +22,7 @@ def fgsm(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: FGSM, keys
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); no draws are used."""
     with frozen(model):
         gradient, _ = input_gradient(lambda z: F.cross_entropy(model(z), y, reduction="none"), x)
-        x_adv = threat.project(x + threat.eps * threat.ascent(gradient), x)
+        x_adv = threat.project(x + threat.radius * threat.ascent(losses.finite(gradient)), x).to(x.dtype)
         with torch.no_grad():
             broken = model(x_adv).argmax(1) != y
     return AttackResult(x_adv, broken, torch.where(broken, 1, -1), 2 * len(x), len(x))

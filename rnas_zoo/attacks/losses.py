@@ -1,6 +1,7 @@
 """What attacks maximise, one value per image; logits (N, K), labels and targets (N,).
 
-Sources: cross-entropy; margin (Carlini & Wagner, S&P 2017); DLR and targeted DLR (Croce & Hein, ICML 2020).
+Sources: cross-entropy; margin (Carlini & Wagner, S&P 2017); DLR and targeted DLR (Croce & Hein, ICML 2020);
+KL divergence (TRADES, Zhang et al., ICML 2019).
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], float("-inf")).amax(1) - own
 
 
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_target - z_y."""
+    return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+
+
+def kl(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(p ‖ q) of the softmax p of the clean logits, through which no gradient flows, and q of `logits`."""
+    q, p = logits.log_softmax(1), clean.detach().log_softmax(1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: the margin over z_(1) - z_(3), which no scale or shift of the logits changes.
 
@@ -36,7 +48,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """(z_target - z_y) over z_(1) - (z_(3) + z_(4)) / 2; with three classes over z_(1) - z_(3), with two as it is."""
-    gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+    gap = targeted_margin(logits, y, target)
     classes = logits.shape[1]
     if classes < 3:
         return gap

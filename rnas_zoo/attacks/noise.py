@@ -31,7 +31,7 @@ def noise(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Noise, ke
             direction = threat.ascent(
                 random.normal(tuple(x.shape[1:]), seed=keys.seed, stream="noise", draw=index, positions=keys.positions)
             )
-        candidate = threat.project(x + threat.eps * direction, x)
+        candidate = threat.project(x + threat.radius * direction, x).to(x.dtype)
         with torch.no_grad():
             new = (model(candidate).argmax(1) != y) & (step < 0)
         if index == 0:

@@ -19,6 +19,10 @@ class Keys:
     seed: int
     positions: Tensor
 
+    def take(self, rows: Tensor) -> Keys:
+        """The keys of some of the images."""
+        return Keys(self.seed, self.positions[rows])
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -52,9 +56,16 @@ def frozen(model: Logits) -> Iterator[None]:
 
 
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the summed loss with respect to x, and the per-image loss, both detached."""
+    """Gradient of the summed loss by x (zero where x has no part in it) and the loss of each image, both detached."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         values = loss(x)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
-    return gradient, values.detach()
+        found = torch.autograd.grad(values.sum(), x, allow_unused=True) if values.requires_grad else (None,)
+    gradient = torch.zeros_like(x) if found[0] is None else found[0]
+    return like(gradient, x).detach(), values.detach()
+
+
+def like(z: Tensor, x: Tensor) -> Tensor:
+    """z in the memory format of x: mixing formats makes every following operation several times slower."""
+    wanted = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return z.contiguous(memory_format=torch.channels_last if wanted else torch.contiguous_format)

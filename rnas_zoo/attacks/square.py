@@ -1,4 +1,4 @@
-"""Square Attack under L∞ (Andriushchenko et al., ECCV 2020): random search with square patches, scores only."""
+"""Square Attack (Andriushchenko et al., ECCV 2020): random search with square patches, scores only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import random
-from ..errors import UsageError
 from . import losses
-from .result import AttackResult, Keys, Logits
+from .result import AttackResult, Keys, Logits, like
 from .threat import Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -36,41 +35,56 @@ def patch_side(query: int, p_init: float, height: int, width: int) -> int:
 def square(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Square, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); uses logits only.
 
-    Raises:
-        UsageError: a norm other than L∞.
+    Under L∞ a square of an image lies at one end of the ball or the other, so a proposal is written into the current
+    images in place and taken back where it did not help; nothing but the squares is touched.
     """
-    if threat.norm != "linf":
-        raise UsageError("the Square attack here works under linf only; use apgd under l2")
+    if threat.norm == "l2":
+        from .square_l2 import square_l2
+
+        return square_l2(model, x, y, threat, config, keys)
     n, channels, height, width = x.shape
     key: dict[str, Any] = {"seed": keys.seed, "positions": keys.positions}
     stripes = random.signs((channels, 1, width), stream="square-start", draw=0, **key).to(x.dtype)
-    x_best = (x + threat.eps * stripes).clamp(0, 1)
-    rows = torch.arange(height, device=x.device)
-    columns = torch.arange(width, device=x.device)
+    low = (x - threat.radius).clamp_min(0).contiguous().flatten(1)
+    high = (x + threat.radius).clamp_max(1).contiguous().flatten(1)
+    current = (x + threat.radius * stripes).clamp(0, 1).contiguous().flatten(1)
+    x_adv, step, forwards, left = current.clone(), torch.full_like(y, -1), n, torch.arange(n, device=x.device)
+
+    def margin() -> Tensor:
+        return losses.margin(model(current.view(-1, channels, height, width)), y[left])
+
     with torch.no_grad():
-        value = losses.margin(model(x_best), y)
-        step, forwards = torch.where(value > 0, 0, -1), n
-        for query in range(config.queries):
-            at = query % BLOCK
-            if at == 0:
-                block = query // BLOCK
-                places = random.uniform((BLOCK, 2), stream="square-place", draw=block, **key)
-                signs = random.signs((BLOCK, channels), stream="square-sign", draw=block, **key).to(x.dtype)
-            left = torch.nonzero(step < 0)[:, 0]
-            if not len(left):
+        value = margin()
+        for query in range(config.queries + 1):
+            over = value > 0
+            if bool(over.any()):
+                x_adv[left[over]], step[left[over]] = current[over], query
+                current, low, high, value, left = (part[~over] for part in (current, low, high, value, left))
+            if not len(left) or query == config.queries:
                 break
+            block, at = divmod(query, BLOCK)
+            if at == 0:
+                places = random.uniform((BLOCK, 2), stream="square-place", draw=block, **key)
+                signs = random.signs((BLOCK, channels), stream="square-sign", draw=block, **key)
             side = min(patch_side(query, config.p_init, height, width), height, width)
-            corner = (places[left, at] * torch.tensor([height - side, width - side], device=x.device)).long()
-            top, start = corner[:, :1], corner[:, 1:]
-            inside = ((rows >= top) & (rows < top + side))[:, None, :, None]
-            inside = inside & ((columns >= start) & (columns < start + side))[:, None, None, :]
-            clean, kept = x[left], x_best[left]
-            moved = kept + inside * (2 * threat.eps * signs[left, at])[:, :, None, None]
-            moved = threat.project(moved, clean)
-            new = losses.margin(model(moved), y[left])
+            room = torch.tensor([height - side, width - side], device=x.device)
+            corner = (places[left, at] * room).long()
+            pixels = _square(side, channels, height, width, x.device) + (corner[:, :1] * width + corner[:, 1:])
+            up = (signs[left, at] > 0).repeat_interleave(side * side, 1)
+            before = current.gather(1, pixels)
+            after = torch.where(up, high.gather(1, pixels), low.gather(1, pixels))
+            current.scatter_(1, pixels, after)
+            new = margin()
             forwards += len(left)
-            better = (new > value[left]) | (new > 0)
-            x_best[left] = torch.where(better[:, None, None, None], moved, kept)
-            value[left] = torch.where(better, new, value[left])
-            step[left] = torch.where(new > 0, query + 1, step[left])
-    return AttackResult(x_best, step >= 0, step, forwards, 0)
+            better = (new > value) | (new > 0)
+            current.scatter_(1, pixels, torch.where(better[:, None], after, before))
+            value = torch.where(better, new, value)
+    x_adv[left] = current
+    return AttackResult(like(x_adv.view_as(x.contiguous()), x), step >= 0, step, forwards, 0)
+
+
+def _square(side: int, channels: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Places of a square's pixels in a flat image, the square in the upper left corner, (1, channels · side²)."""
+    rows, columns = torch.arange(side, device=device), torch.arange(side, device=device)
+    plane = rows[:, None] * width + columns
+    return (torch.arange(channels, device=device)[:, None] * (height * width) + plane.flatten()).view(1, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 
@@ -20,25 +20,52 @@ class Threat:
 
     Args:
         norm: `linf` or `l2`.
-        eps: a number, or text such as `8/255`.
+        eps: a number, text such as `8/255`, or one size per image as a floating-point tensor (N,).
 
     Raises:
         UsageError: unknown norm, or eps outside its range.
     """
 
     norm: str = "linf"
-    eps: float = 8 / 255
+    eps: Any = 8 / 255
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise UsageError(f"unknown norm {self.norm!r}, known are {', '.join(NORMS)}")
+        if self.per_image:
+            return self._check_per_image()
         object.__setattr__(self, "eps", parse_eps(self.eps))
         if self.norm == "linf" and self.eps > 1:
             raise UsageError(f"eps={self.eps:g} is outside [0, 1]: pixels lie in [0, 1], so write {self.eps:g}/255")
 
     @property
+    def per_image(self) -> bool:
+        """Whether every image has its own ε."""
+        return hasattr(self.eps, "shape") and len(self.eps.shape) > 0
+
+    def _check_per_image(self) -> None:
+        eps = self.eps
+        if len(eps.shape) != 1 or not eps.is_floating_point():
+            raise UsageError(f"one eps per image is a floating-point tensor (N,), got {eps.dtype} {tuple(eps.shape)}")
+        if not bool(((eps >= 0) & (eps < float("inf"))).all()):
+            raise UsageError("every eps must be a finite number >= 0")
+        if self.norm == "linf" and bool((eps > 1).any()):
+            raise UsageError("an eps is above 1: pixels lie in [0, 1], so divide by 255")
+
+    def take(self, rows: Tensor) -> Threat:
+        """The threat model of some of the images."""
+        return Threat(self.norm, self.eps[rows]) if self.per_image else self
+
+    @property
+    def radius(self) -> Any:
+        """ε to multiply a batch (N, C, H, W) with: a number, or a tensor (N, 1, 1, 1)."""
+        return self.eps[:, None, None, None] if self.per_image else self.eps
+
+    @property
     def eps_text(self) -> str:
         """`8/255` for L∞ where eps is a multiple of 1/510, else decimal digits; `parse_eps` reads both back."""
+        if self.per_image:
+            return f"{float(self.eps.min()):.4g} to {float(self.eps.max()):.4g}"
         halves = round(self.eps * 510)
         if self.norm == "linf" and halves / 510 == self.eps:
             return f"{halves // 2}{'.5' if halves % 2 else ''}/255"
@@ -56,7 +83,7 @@ class Threat:
         """Nearest images of the ball around x, clamped to [0, 1]."""
         delta = x_adv - x
         if self.norm == "linf":
-            delta = delta.clamp(-self.eps, self.eps)
+            delta = delta.clamp(-self.radius, self.radius)
         else:
             norms = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
             delta = delta * (self.eps / norms).clamp_max(1.0)[:, None, None, None]

@@ -12,6 +12,7 @@ import click
 
 from ..engine.budget import parse_duration
 from ..errors import UsageError
+from ..preprocessing import Preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,16 +35,52 @@ def compute_options(command: F) -> F:
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:0.")(command)
 
 
-def threat_options(eps: str | None = "8/255") -> Callable[[F], F]:
-    """--norm and --eps."""
+def threat_options(eps: str | None = "8/255", norm: str | None = "linf") -> Callable[[F], F]:
+    """--norm and --eps; None where the command chooses."""
 
     def decorate(command: F) -> F:
         command = click.option("--eps", default=eps, show_default=eps is not None, help="Size, in pixels of [0, 1].")(
             command
         )
-        return click.option("--norm", default="linf", show_default=True, type=click.Choice(["linf", "l2"]))(command)
+        choice = click.Choice(["linf", "l2"])
+        return click.option("--norm", default=norm, show_default=norm is not None, type=choice)(command)
 
     return decorate
+
+
+def preprocessing_options(command: F) -> F:
+    """--mean, --std, --input-size, --layout and --range; `chosen_preprocessing` turns them into a `Preprocessing`."""
+    for option in (
+        click.option(
+            "--range",
+            "pixel_range",
+            type=click.Choice(["1", "255"]),
+            help="Value of a white pixel in the model's input; 1 by default.",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(["nchw", "nhwc"]),
+            help="Place of the channels in the model's input; nchw, or what an ONNX file says, by default.",
+        ),
+        click.option(
+            "--input-size", help="224 or HEIGHTxWIDTH: resize images to it inside the model; eps stays in data pixels."
+        ),
+        click.option("--std", help="Three numbers R,G,B in units of --range that the model's input is divided by."),
+        click.option("--mean", help="Three numbers R,G,B in units of --range subtracted from the model's input."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_preprocessing(
+    mean: str | None, std: str | None, input_size: str | None, layout: str | None, pixel_range: str | None
+) -> Preprocessing | None:
+    """What `preprocessing_options` say about a model's input, None if no option was given.
+
+    Raises:
+        UsageError: see `Preprocessing`.
+    """
+    return Preprocessing.parse(mean=mean, std=std, input_size=input_size, layout=layout, range=pixel_range)
 
 
 def budget_options(command: F) -> F:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +18,9 @@ from ..genotype import Genotype
 from ..models.pixels import declared_image_size
 from ..models.weights import tensor_digest
 from ..reference import Reference, load
+from .graph import OPSET, to_onnx
 from .runtime import Session
 
-OPSET = 20
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
 AGREEMENT_IMAGES = 128
@@ -65,7 +61,7 @@ def export(
     network = load(model, checkpoint=checkpoint, untrained=True).cpu().to(memory_format=torch.contiguous_format)
     height, width = declared_image_size(network) or (32, 32)
     pixels = _comparison_images(images, height, width)
-    proto = _convert(network, pixels[:2])
+    proto = to_onnx(network, pixels[:2])
     _describe(proto, network, labels, metadata or {})
     payload = proto.SerializeToString(deterministic=True)
     report = {"opset": OPSET, **compare(network, payload, pixels), "tolerance": TOLERANCE}
@@ -111,51 +107,6 @@ def _comparison_images(images: np.ndarray | None, height: int, width: int) -> to
     if len(pixels) < max(BATCHES):
         raise UsageError(f"parity needs at least {max(BATCHES)} images, got {len(pixels)}")
     return pixels
-
-
-def _convert(network: nn.Module, example: torch.Tensor) -> Any:
-    """The graph from torch's exporter, free of local paths and stack traces."""
-    import onnx
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                network,
-                (example.contiguous(),),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        logging.disable(before)
-    proto = program.model_proto
-    proto.producer_name, proto.producer_version, proto.doc_string = "rnas-zoo", __version__, ""
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        _scrub(graph)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
-
-
-def _scrub(graph: Any) -> None:
-    """Remove stack traces, class names and documentation from a graph or function, subgraphs included."""
-    values = (getattr(graph, kind, ()) for kind in ("input", "output", "value_info", "initializer"))
-    described = [value for group in values for value in group if not isinstance(value, str)]
-    for item in (graph, *described, *graph.node):
-        item.doc_string = ""
-        if hasattr(item, "metadata_props"):
-            del item.metadata_props[:]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _scrub(inner)
 
 
 def _describe(proto: Any, network: nn.Module, labels: list[str] | None, extra: Mapping[str, str]) -> None:

@@ -14,6 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+INPUTS: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -40,11 +46,13 @@ class Session:
 
     Attributes:
         provider: the execution provider in use.
+        input_shape: what the model takes, such as ["batch", 3, 32, 32]; a fixed batch size is filled up unseen.
+        input_type: the type of its input, `numpy.uint8` for a model that takes 8-bit pixels.
         metadata: the model's metadata, text by text.
         labels: class names, or None.
 
     Raises:
-        SessionError: unreadable model, several inputs, or a provider that cannot be used.
+        SessionError: unreadable model, several inputs or one that is no image, or a provider that cannot be used.
     """
 
     def __init__(self, path: str | Path | bytes, provider: str = "auto", threads: int = 0) -> None:
@@ -86,30 +94,48 @@ class Session:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise SessionError(f"expected a model with one input, found {len(inputs)}: {[i.name for i in inputs]}")
+        if inputs[0].type not in INPUTS:
+            raise SessionError(f"expected a model that takes images as float or uint8, found {inputs[0].type}")
         self.input_name, self.input_shape = inputs[0].name, inputs[0].shape
+        self.input_type = INPUTS[inputs[0].type]
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.labels = json.loads(self.metadata["labels"]) if "labels" in self.metadata else None
 
     def logits(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Logits (N, classes) of float32 images (N, 3, H, W) in [0, 1].
 
+        A model with another input gets what it declares: uint8 pixels (a float array is refused), or (N, H, W, 3).
+
         Raises:
             SessionError: images of another type or shape.
         """
-        images = np.ascontiguousarray(images, np.float32)
+        images = np.asarray(images)
+        if self.input_type is np.uint8 and images.dtype != np.uint8:
+            raise SessionError(f"the model takes uint8 pixels from 0 to 255, got {images.dtype}")
+        images = np.ascontiguousarray(images, self.input_type)
         wanted = [size if isinstance(size, int) else None for size in self.input_shape]
-        if images.ndim != 4 or any(w not in (None, s) for w, s in zip(wanted[1:], images.shape[1:], strict=True)):
+        if images.ndim != len(wanted) or any(
+            w not in (None, s) for w, s in zip(wanted[1:], images.shape[1:], strict=True)
+        ):
             raise SessionError(f"the model takes images of shape {self.input_shape}, got {images.shape}")
-        parts = [
-            self._session.run(None, {self.input_name: images[i : i + batch_size]})[0]
-            for i in range(0, len(images), batch_size)
-        ]
+        step = wanted[0] or batch_size
+        parts = [self._run(images[i : i + step], wanted[0]) for i in range(0, len(images), step)]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+    def _run(self, images: np.ndarray, size: int | None) -> np.ndarray:
+        """Logits of one batch; where the model's batch size is fixed, the last image fills it up."""
+        count = len(images)
+        if size and count < size:
+            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+        return self._session.run(None, {self.input_name: images})[0][:count].astype(np.float32, copy=False)
 
     def predict(self, images: np.ndarray, k: int = 1) -> list[list[tuple[str, float]]]:
         """The k most likely classes of uint8 images (N, H, W, 3), each as (label, probability)."""
-        pixels = np.asarray(images, np.float32).transpose(0, 3, 1, 2) / np.float32(255)
-        logits = self.logits(pixels)
+        pixels = np.asarray(images)
+        if self.input_type is not np.uint8:
+            pixels = pixels.astype(np.float32) / np.float32(255)
+        channels_last = self.input_shape[3] == 3 and self.input_shape[1] != 3
+        logits = self.logits(pixels if channels_last else pixels.transpose(0, 3, 1, 2))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = powers / powers.sum(axis=1, keepdims=True)
         names = self.labels or [str(i) for i in range(logits.shape[1])]

@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import OnnxFileError
+
+if TYPE_CHECKING:
+    import onnx
 
 TWIN_OPSET = 17
 
 
 class Twin(nn.Module):
-    """The converted graph: images (N, 3, H, W) to logits."""
+    """The converted graph: its input, as float32 even where the graph takes uint8, to logits (N, classes).
 
-    def __init__(self, graph: nn.Module) -> None:
+    Args:
+        graph: the converted graph.
+        shape: the shape it declares, None for a size it leaves open. A fixed batch size is filled up unseen.
+        grid: the graph takes uint8; it gets the same whole numbers as float32.
+    """
+
+    def __init__(self, graph: nn.Module, shape: tuple[int | None, ...], grid: bool) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.shape, self.grid = graph, shape, grid
 
     def forward(self, x: Tensor) -> Tensor:
+        size = self.shape[0] if self.shape else None
+        if size is None or len(x) == size:
+            return self._logits(x)
+        filled = torch.cat([x, x[-1:].expand(-len(x) % size, *x.shape[1:])])
+        return torch.cat([self._logits(part) for part in filled.split(size)])[: len(x)]
+
+    def _logits(self, x: Tensor) -> Tensor:
         with warnings.catch_warnings():
             # onnx2torch indexes slices with a list; torch reads it as the tuple it means, and says so each time.
             warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-            return self.graph(x)
+            found = self.graph(x)
+        return found[0] if isinstance(found, list | tuple) else found
 
 
-def twin(path: str | Path) -> nn.Module:
+def twin(path: str | Path) -> Twin:
     """The graph of an ONNX file as a torch module in evaluation mode, weights frozen.
+
+    Rounding in it (8-bit pixels, QuantizeLinear) has a straight-through gradient.
 
     Raises:
         OnnxFileError: the file is no ONNX model, or uses an operator without a counterpart.
     """
     import onnx
-    from onnx import version_converter
 
     try:
         import onnx2torch
@@ -41,18 +61,64 @@ def twin(path: str | Path) -> nn.Module:
         raise OnnxFileError(f"attacking {path} needs onnx2torch ({error}): pip install onnx2torch") from error
     try:
         model = onnx.load(str(path))
+        _sort(model.graph)
         onnx.checker.check_model(model)
     except Exception as error:
         raise OnnxFileError(f"{path} is not a valid ONNX model: {str(error).splitlines()[0][:120]}") from error
     try:
-        # onnx2torch reads ReduceMean's axes as an attribute (opset 17) and no `allowzero`: the graph stays the same.
-        if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > TWIN_OPSET:
-            model = version_converter.convert_version(model, TWIN_OPSET)
-        for node in model.graph.node:
-            for index in reversed(range(len(node.attribute))):
-                if node.attribute[index].name == "allowzero":
-                    del node.attribute[index]
-        module = onnx2torch.convert(model)
+        from .straight_through import image_input
+
+        tensor = image_input(model.graph).type.tensor_type
+        grid = tensor.elem_type == onnx.TensorProto.UINT8
+        shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
+        module = onnx2torch.convert(_convertible(model, grid))
     except Exception as error:
-        raise OnnxFileError(f"{path}: no differentiable twin can be built ({type(error).__name__}: {error})") from error
-    return Twin(module).eval().float().requires_grad_(False)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise OnnxFileError(f"{path}: no differentiable twin can be built ({cause})") from error
+    return Twin(module, shape, grid).eval().float().requires_grad_(False)
+
+
+def _convertible(model: onnx.ModelProto, grid: bool) -> onnx.ModelProto:
+    """The same function in operators that onnx2torch knows."""
+    from onnx import shape_inference, version_converter
+
+    from . import straight_through
+
+    if grid:
+        straight_through.take_floats(model)
+    straight_through.fold_constants(model)
+    model = shape_inference.infer_shapes(
+        model
+    )  # converters ask for ranks, which nobody infers behind operators of ours
+    straight_through.make_straight_through(model)
+    # onnx2torch reads ReduceMean's axes as an attribute (opset 17) and no `allowzero`: the graph stays the same.
+    if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > TWIN_OPSET:
+        model = version_converter.convert_version(model, TWIN_OPSET)
+    for node in model.graph.node:
+        for index in reversed(range(len(node.attribute))):
+            attribute = node.attribute[index]
+            if attribute.name == "allowzero":
+                del node.attribute[index]
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in straight_through.FLOATS:
+                attribute.i = straight_through.TYPES.FLOAT  # twins compute in float32 throughout
+    return model
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Order the nodes so that each comes after those it needs: onnxruntime does so itself, and writes such files."""
+    known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
+    left, ordered = list(graph.node), []
+    while left:
+        waiting = []
+        for node in left:
+            if known.issuperset(node.input):
+                known.update(node.output)
+                ordered.append(node)
+            else:
+                waiting.append(node)
+        if len(waiting) == len(left):
+            return  # an input that nobody gives: the checker says which
+        left = waiting
+    if ordered != list(graph.node):
+        del graph.node[:]
+        graph.node.extend(ordered)

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 class Reporter(Protocol):
     """What a long command reports to."""
 
-    def start(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of `total` units begins, `done` of them from an earlier session."""
+    def start(self, name: str, total: int, done: int = 0, *, timed: bool = True) -> None:
+        """A stage of `total` units begins, `done` of them from an earlier session; `timed` if they take equally long,
+        so that their number tells the time left.
+        """
 
     def advance(self, note: str = "", by: int = 1) -> None:
         """`by` units of the current stage are done."""
@@ -24,7 +26,7 @@ class Reporter(Protocol):
 class Silent:
     """Reports nothing."""
 
-    def start(self, name: str, total: int, done: int = 0) -> None:
+    def start(self, name: str, total: int, done: int = 0, *, timed: bool = True) -> None:
         pass
 
     def advance(self, note: str = "", by: int = 1) -> None:
@@ -47,20 +49,25 @@ class Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class TimeLeft(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                return super().render(task) if task.fields["timed"] else Text("")
 
         self._progress = Progress(
             TextColumn("{task.description:<14}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TimeLeft(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
         self._task: Any = None
 
-    def start(self, name: str, total: int, done: int = 0) -> None:
-        self._task = self._progress.add_task(name, total=total, completed=done, note="")
+    def start(self, name: str, total: int, done: int = 0, *, timed: bool = True) -> None:
+        self._task = self._progress.add_task(name, total=total, completed=done, note="", timed=timed)
 
     def advance(self, note: str = "", by: int = 1) -> None:
         if self._task is not None:

@@ -25,6 +25,12 @@ ATTACK_NAMES = {
     "apgd-t": "then APGD-T",
     "fab-t": "then FAB-T",
     "square": "then Square",
+    "halving-t": "then targeted APGD on the nearest classes",
+    "pgd100": "then PGD-100 x 5",
+    "margin-pgd-t": "then targeted margin PGD-100",
+    "mi-fgsm": "MI-FGSM",
+    "margin-pgd": "margin PGD",
+    "given": "given images",
 }
 QUICK_WARNING = (
     "The protocol `quick` is random noise, FGSM and PGD-20. It is weaker than AutoAttack: the true robust accuracy "
@@ -101,6 +107,7 @@ def render(folder: str | Path) -> str:
             under=_under,
             warning=QUICK_WARNING if any(run["protocol"] == "quick" for run in shown) else "",
             verify_command=verify_command(first),
+            claim_command=claim_command(first),
             onnx=onnx,
             parity=max(onnx["parity"].values()) if onnx else 0.0,
             architecture=describe_architecture(found),
@@ -112,6 +119,13 @@ def render(folder: str | Path) -> str:
         )
     )
     return f"---\n{_front_matter(name, dataset, shown).to_yaml()}\n---\n\n{text}"
+
+
+def claim_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
+    """The command that compares a model with its card, image by image."""
+    target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
+    name = run["dataset"]["name"]
+    return f"rnas-zoo verify {target} --against-card" + ("" if name in data.DATASETS else f" --data {name}.npz")
 
 
 def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
@@ -128,6 +142,8 @@ def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
 def _count_check(folder: Path) -> int:
     import numpy as np
 
+    if not (folder / "check.npz").is_file():
+        return 0
     with np.load(folder / "check.npz", allow_pickle=False) as file:
         return len(file["labels"])
 

@@ -26,7 +26,8 @@ from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
 from ..training.run import TrainConfig, build_model, recipe_text
 from ..verification import evidence
-from ..verification.run import Report, curve, verify
+from ..verification.run import Report, verify
+from ..verification.sweep import curve
 from . import card
 
 CHECK_IMAGES = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -14,7 +15,33 @@ from ..errors import CheckFailedError, DataError
 from ..files import atomic_path, write_json
 
 SCHEMA = 1
-PER_IMAGE = ("position", "pixels_sha256", "clean_correct", "broken_by", "step", "margin", "norm", "refused")
+PER_IMAGE = (
+    "position",
+    "pixels_sha256",
+    "clean_correct",
+    "clean_margin",
+    "broken_by",
+    "route",
+    "step",
+    "margin",
+    "norm",
+    "refused",
+)
+STRENGTH = {"quick": 0, "fast": 1, "standard": 2, "full": 3}
+EVERY_IMAGE = ("quick", "transfer")  # their attacks all try every image; the others try what those before left
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "subject": dict,
+    "dataset": dict,
+    "norm": str,
+    "eps": str,
+    "protocol": str,
+    "seed": int,
+    "n": int,
+    "refused": int,
+    "clean_accuracy": (int, float),
+    "robust_accuracy": (int, float),
+    "interval": list,
+}
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -34,35 +61,88 @@ def read(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, np.nd
         DataError: the files are damaged or written by a newer release.
     """
     path = Path(folder) / "robustness.json"
-    if not path.is_file():
-        return [], []
+    return read_file(path) if path.is_file() else ([], [])
+
+
+def read_file(path: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, np.ndarray]]]:
+    """Runs of one record file, and their verdicts from the verdicts.npz beside it.
+
+    Raises:
+        DataError: the files are missing, damaged, or written by a newer release.
+    """
+    runs, path = read_runs(path), Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path.with_name("verdicts.npz"), allow_pickle=False) as file:
+            verdicts = [{key: file[f"{run['verdicts']}.{key}"] for key in PER_IMAGE} for run in runs]
+        for run, table in zip(runs, verdicts, strict=True):
+            if run.pop("verdicts") != _digest(table):
+                raise ValueError("a table of verdicts is not the one that was written")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from error
+    return runs, verdicts
+
+
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The runs of one record file, each with the key of its table in verdicts.npz under `verdicts`.
+
+    Raises:
+        DataError: the file is missing, damaged, or written by a newer release.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
         if value["schema"] != SCHEMA:
             raise DataError(f"{path}: schema {value['schema']} is not supported (this release reads {SCHEMA})")
-        with np.load(path.with_name("verdicts.npz"), allow_pickle=False) as file:
-            verdicts = [{key: file[f"{i}.{key}"] for key in PER_IMAGE} for i in range(len(value["runs"]))]
+        for run in value["runs"]:
+            for name, kind in _FIELDS.items():
+                if not isinstance(run[name], kind):
+                    raise TypeError(f"{name} is {type(run[name]).__name__}")
+            if not isinstance(run["subject"]["kind"], str) or not isinstance(run["dataset"]["name"], str):
+                raise TypeError("subject and dataset need their names")
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged evidence ({error!r}); remove robustness.json and verdicts.npz") from error
-    return value["runs"], verdicts
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    return value["runs"]
+
+
+def _damaged(path: str | Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged evidence ({error!r}); remove robustness.json and verdicts.npz")
 
 
 def append(folder: str | Path, run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
-    """Add a run to a folder's evidence; a run of the same subject, images, threat and protocol is replaced."""
-    runs, all_verdicts = read(folder)
-    same = ("subject", "dataset", "norm", "eps", "protocol", "seed", "n")
-    kept = [i for i, old in enumerate(runs) if any(old[key] != run[key] for key in same)]
-    runs = [*(runs[i] for i in kept), run]
-    all_verdicts = [*(all_verdicts[i] for i in kept), verdicts]
+    """Add a run to a folder's evidence; a run of the same subject, images, threat, protocol and seed is replaced.
+
+    Whenever the process ends, the folder holds the old evidence or the new, never a mixture: each run names its
+    table of verdicts by the table's digest, and tables leave verdicts.npz only after the runs that name them.
+    """
     check(run, verdicts)
-    # Verdicts first: a JSON without its verdicts would be unreadable, verdicts without JSON are merely unused.
-    with atomic_path(Path(folder) / "verdicts.npz") as temporary:
-        arrays: dict[str, Any] = {f"{i}.{key}": table[key] for i, table in enumerate(all_verdicts) for key in PER_IMAGE}
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
-    write_json(Path(folder) / "robustness.json", {"schema": SCHEMA, "runs": runs})
+    runs, tables = read(folder)
+    same = ("subject", "source", "preprocessing", "dataset", "norm", "eps", "protocol", "seed", "n")
+    plain = json.loads(json.dumps(run))  # tuples become the lists that JSON gives back
+    kept = [i for i, old in enumerate(runs) if any(old.get(key) != plain.get(key) for key in same)]
+    new = [(runs[i], _digest(tables[i])) for i in kept] + [(run, _digest(verdicts))]
+    stored = {_digest(table): table for table in (*tables, verdicts)}
+    _write_tables(folder, stored)
+    record = {"schema": SCHEMA, "runs": [{**each, "verdicts": digest} for each, digest in new]}
+    write_json(Path(folder) / "robustness.json", record)
+    if len(kept) < len(runs):
+        _write_tables(folder, {digest: stored[digest] for _, digest in new})
+
+
+def _write_tables(folder: str | Path, tables: dict[str, dict[str, np.ndarray]]) -> None:
+    arrays: dict[str, Any] = {f"{digest}.{key}": table[key] for digest, table in tables.items() for key in PER_IMAGE}
+    with atomic_path(Path(folder) / "verdicts.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _digest(table: dict[str, np.ndarray]) -> str:
+    """The first 16 digits of the SHA-256 of a table of verdicts."""
+    digest = hashlib.sha256()
+    for key in PER_IMAGE:
+        array = np.ascontiguousarray(table[key])
+        digest.update(f"{key}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
@@ -92,24 +172,28 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
 def accuracy_under(run: dict[str, Any], attack: str) -> float:
     """Fraction of images classified correctly and not broken by one attack.
 
-    Under `quick` that is this attack alone; under protocols whose attacks only see what is left, it and those before.
+    Under the protocols EVERY_IMAGE that is this attack by itself; under the others, whose attacks only see what is
+    left, it and those before.
     """
     broken = 0
     for name, totals in run["attacks"].items():
-        if name == attack or run["protocol"] != "quick":
+        if name == attack or run["protocol"] not in EVERY_IMAGE:
             broken += totals["broken"]
         if name == attack:
             break
     return (round(run["clean_accuracy"] * run["n"]) - broken) / run["n"]
 
 
+def rank(run: dict[str, Any]) -> tuple[int, int]:
+    """Order of runs by the strength of their protocol, then by their number of images."""
+    return STRENGTH.get(run["protocol"], -1), run["n"]
+
+
 def strongest(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each subject, data set and threat model the run with the strongest protocol, then the most images."""
-    order = {"quick": 0, "fast": 1, "standard": 2, "full": 3}
     best: dict[tuple[str, ...], dict[str, Any]] = {}
     for run in runs:
         key = (run["subject"]["kind"], run["dataset"]["name"], run["norm"], run["eps"])
-        rank = (order.get(run["protocol"], -1), run["n"])
-        if key not in best or rank > (order.get(best[key]["protocol"], -1), best[key]["n"]):
+        if key not in best or rank(run) > rank(best[key]):
             best[key] = run
     return list(best.values())

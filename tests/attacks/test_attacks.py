@@ -9,16 +9,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rnas_zoo.attacks import FGSM, PGD, AttackResult, Keys, Noise, Threat, fgsm, noise, pgd
+from rnas_zoo.attacks import (
+    FGSM,
+    FGSMRS,
+    KLPGD,
+    MIFGSM,
+    PGD,
+    AttackResult,
+    Keys,
+    MarginPGD,
+    Noise,
+    Threat,
+    fgsm,
+    kl_pgd,
+    margin_pgd,
+    mi_fgsm,
+    n_fgsm,
+    noise,
+    pgd,
+)
 from rnas_zoo.attacks.pgd import start_point
 from rnas_zoo.attacks.threat import NORMS
+from rnas_zoo.errors import UsageError
 
 ATTACKS = {
     "fgsm": (fgsm, FGSM()),
     "pgd": (pgd, PGD(steps=5)),
     "pgd any": (pgd, PGD(steps=5, keep="any")),
     "pgd from x": (pgd, PGD(steps=3, random_start=False)),
+    "pgd best": (pgd, PGD(steps=5, keep="best")),
+    "pgd restarts": (pgd, PGD(steps=2, restarts=3)),
+    "pgd best restarts": (pgd, PGD(steps=2, restarts=3, keep="best")),
     "noise": (noise, Noise(draws=3)),
+    "mi-fgsm": (mi_fgsm, MIFGSM(steps=4)),
+    "fgsm-rs": (n_fgsm, FGSMRS()),
+    "kl-pgd": (kl_pgd, KLPGD(steps=4)),
+    "margin-pgd": (margin_pgd, MarginPGD(steps=4)),
+    "margin-pgd targeted": (margin_pgd, MarginPGD(steps=2, targets=2, restarts=2)),
 }
 THREATS = [Threat("linf", 0.04), Threat("l2", 0.3)]
 each_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -202,6 +229,84 @@ def test_last_judges_the_last_iterate_only():
     torch.testing.assert_close(last.x_adv, x)
 
 
+def iterates(model, x, y, threat, start, steps):
+    """Iterates 0 to `steps` of the plain loop, their cross-entropy, and whether they are misclassified."""
+    images = [plain_pgd(model, x, y, threat, start, n, 0.25 * threat.eps) for n in range(steps + 1)]
+    logits = [model(z).detach() for z in images]
+    values = torch.stack([F.cross_entropy(row, y, reduction="none") for row in logits])
+    return torch.stack(images), values, torch.stack([row.argmax(1) != y for row in logits])
+
+
+@each_threat
+def test_best_judges_the_iterate_of_highest_loss(small_net, small_batch, threat):
+    x, y = small_batch
+    found = pgd(small_net, x, y, threat, PGD(steps=6, keep="best"), keys(len(x)))
+    start = start_point(x, threat, keys(len(x)), "pgd")
+    images, values, wrong = iterates(small_net, x, y, threat, start, 6)
+    best, each = values.argmax(0), torch.arange(len(x))
+    torch.testing.assert_close(found.x_adv, images[best, each], rtol=0, atol=1e-8)
+    assert torch.equal(found.broken, wrong[best, each])
+    assert torch.equal(found.step, torch.where(found.broken, best, -1))
+    assert found.broken.any()
+    assert not found.broken.all()
+
+
+def test_best_sees_the_iterate_that_last_forgets():
+    x, y = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64), torch.tensor([0])
+    found = pgd(Valley(), x, y, Threat("linf", 0.08), PGD(steps=2, random_start=False, keep="best"), keys(1))
+    assert (found.broken.tolist(), found.step.tolist()) == ([True], [1])
+
+
+# --- restarts ---------------------------------------------------------------------------------------------------------
+
+
+@each_threat
+@pytest.mark.parametrize("keep", ["last", "any", "best"])
+def test_restarts_are_runs_on_the_images_still_unbroken(small_net, small_batch, threat, keep):
+    x, y = small_batch
+    restarts, steps = 4, 1
+    found = pgd(small_net, x, y, threat, PGD(steps=steps, keep=keep, restarts=restarts), keys(len(x)))
+    passes = 0
+    for i in range(len(x)):
+        image, label, key, most = x[i : i + 1], y[i : i + 1], Keys(5, torch.tensor([i])), -1.0
+        for run in range(restarts):
+            start = start_point(image, threat, key, "pgd", run)
+            images, values, wrong = iterates(small_net, image, label, threat, start, steps)
+            at = {"last": steps, "any": int(wrong[:, 0].int().argmax()) if wrong.any() else steps}.get(keep)
+            at = int(values[:, 0].argmax()) if at is None else at
+            passes += 1
+            if wrong[at] or values[at] > most:
+                most, kept, step = float(values[at]), images[at], steps * run + at if wrong[at] else -1
+            if wrong[at]:
+                break
+        torch.testing.assert_close(found.x_adv[i : i + 1], kept, rtol=0, atol=1e-6)
+        assert int(found.step[i]) == step
+    assert (found.forwards, found.backwards) == (passes * (steps + 1), passes * steps)
+    assert int((found.step > steps).sum()) > 0, "a later run must break some image"
+
+
+def test_restarts_break_more_images_and_none_less(small_net, small_batch):
+    x, y = small_batch
+    once, often = (
+        pgd(small_net, x, y, Threat("linf", 0.02), PGD(steps=2, restarts=n), keys(len(x))).broken for n in (1, 8)
+    )
+    assert (often | ~once).all()
+    assert int(often.sum()) > int(once.sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": "first"}, "known are last, any, best"),
+        ({"restarts": 0}, "at least 1"),
+        ({"restarts": 2, "random_start": False}, "set restarts=1"),
+    ],
+)
+def test_senseless_settings_are_refused_with_the_fix(changes, message):
+    with pytest.raises(UsageError, match=message):
+        PGD(**changes)
+
+
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +365,69 @@ def test_results_depend_on_neither_batch_size_nor_order(name, threat, small_net,
             assert torch.equal(found.step, whole.step[part])
 
 
-@pytest.mark.parametrize("name", ["pgd", "noise"])
+@each_attack
+@each_threat
+def test_an_eps_per_image_gives_what_each_eps_gives(name, threat, small_net, small_batch):
+    x, y = small_batch
+    sizes = [0.0, 0.5 * threat.eps, threat.eps]
+    eps = torch.tensor(sizes, dtype=x.dtype)[torch.arange(len(x)) % 3]
+    mixed = attack(name, small_net, x, y, Threat(threat.norm, eps))
+    passes = 0
+    for index, size in enumerate(sizes):
+        rows = torch.arange(index, len(x), 3)
+        found = attack(name, small_net, x[rows], y[rows], Threat(threat.norm, size), Keys(5, rows))
+        torch.testing.assert_close(mixed.x_adv[rows], found.x_adv, rtol=0, atol=1e-6)
+        assert torch.equal(mixed.step[rows], found.step)
+        passes += found.forwards
+    assert mixed.forwards == passes
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"fgsm", "noise"}))
+@each_threat
+def test_images_keep_their_type_whatever_that_of_eps(name, threat, small_net, small_batch):
+    x, y = small_batch[0].float(), small_batch[1]
+    eps = torch.full((len(x),), threat.eps, dtype=torch.float64)
+    assert attack(name, small_net.float(), x, y, Threat(threat.norm, eps)).x_adv.dtype == torch.float32
+
+
+@each_attack
+@each_threat
+@pytest.mark.parametrize("classes", [2, 3])
+def test_two_and_three_classes(name, threat, classes, small_net, small_batch):
+    x = small_batch[0]
+    few = nn.Sequential(small_net, nn.Linear(4, classes).double()).requires_grad_(False)
+    few[1].weight.copy_(torch.eye(4)[:classes])
+    few[1].bias.zero_()
+    y = few(x).argmax(1)
+    found = attack(name, few, x, y, threat)
+    assert float(threat.distance(found.x_adv, x).max()) <= threat.eps + 1e-7
+    assert torch.equal(found.broken, few(found.x_adv).argmax(1) != y)
+
+
+class Flat(nn.Module):
+    """No slope anywhere, or one that is not a number where the first pixel is 0."""
+
+    def __init__(self, broken: bool) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x[:, 0, 0, 0] * 0).sqrt() if self.broken else x[:, 0, 0, 0] * 0
+        return torch.stack([level, level - 1], dim=1)
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"fgsm"}))
+@each_threat
+@pytest.mark.parametrize("broken", [False, True])
+def test_vanishing_and_infinite_gradients_stop_nothing(name, threat, broken):
+    x = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = attack(name, Flat(broken), x, torch.zeros(4, dtype=torch.long), threat)
+    assert found.x_adv.isfinite().all()
+    assert float(threat.distance(found.x_adv, x).max()) <= threat.eps + 1e-6
+    assert not found.broken.any()
+
+
+@pytest.mark.parametrize("name", ["pgd", "noise", "fgsm-rs", "kl-pgd", "margin-pgd", "margin-pgd targeted"])
 def test_another_seed_gives_other_images(name, small_net, small_batch):
     x, y = small_batch
     first, other = (attack(name, small_net, x, y, THREATS[0], keys(len(x), seed)).x_adv for seed in (0, 1))
@@ -346,6 +513,16 @@ def test_reported_passes_are_those_made(name, small_net, small_batch):
 
 
 def test_the_papers_defaults_are_the_defaults():
-    assert PGD() == PGD(steps=20, relative_step=0.25, random_start=True, keep="last")
+    assert PGD() == PGD(steps=20, relative_step=0.25, random_start=True, keep="last", restarts=1)
     assert 0.25 * Threat().eps == pytest.approx(2 / 255)
     assert Threat() == Threat("linf", "8/255")
+
+
+@each_threat
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_model_without_gradients_is_no_error(name, threat):
+    x, y = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.long)
+    for model in (lambda z: z.detach().mean((2, 3)), lambda z: torch.zeros(len(z), 3, requires_grad=True) + 0.0):
+        found = attack(name, model, x, y, threat)
+        assert torch.isfinite(found.x_adv).all()
+        assert float(threat.distance(found.x_adv, x).max()) <= threat.eps + 1e-6

@@ -16,7 +16,6 @@ from torch import nn
 from rnas_zoo.attacks import APGD, APGDT, FABT, Keys, Square, Threat, apgd, apgd_t, fab, fab_t, losses, square
 from rnas_zoo.attacks.apgd import checkpoints
 from rnas_zoo.attacks.square import patch_side
-from rnas_zoo.errors import UsageError
 
 ATTACKS = {
     "apgd-ce": (apgd, APGD()),
@@ -209,7 +208,7 @@ def test_square_s_patches_shrink_at_the_published_queries():
     assert list(sides.values()) == [max(round(math.sqrt(share * 1024)), 1) for share in shares]
 
 
-def test_square_reads_logits_only_and_refuses_l2(trained):
+def test_square_reads_logits_only(trained):
     _, x, y = trained
 
     def scores(z: torch.Tensor) -> torch.Tensor:
@@ -217,9 +216,8 @@ def test_square_reads_logits_only_and_refuses_l2(trained):
         values = torch.from_numpy(np.asarray(z.mean((2, 3))))
         return torch.cat([values, values[:, :2]], 1)
 
-    square(scores, x, y, Threat("linf", 0.05), Square(queries=20), keys(len(x)))
-    with pytest.raises(UsageError, match="works under linf only"):
-        square(scores, x, y, Threat("l2", 0.5), Square(), keys(len(x)))
+    for threat in (Threat("linf", 0.05), Threat("l2", 0.5)):
+        square(scores, x, y, threat, Square(queries=20), keys(len(x)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), norm=st.sampled_from(["linf", "l2"]))

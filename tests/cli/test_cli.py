@@ -98,7 +98,7 @@ def test_search_train_package_export_verify_line(call, tmp_path):
     code, out, err = call("export", "made", "-o", "m.onnx", "--json")
     assert code == 0, err
     assert onnx.load(tmp_path / "m.onnx").graph.node
-    verify = ["verify", "--data", "digits", "--eps", "16/255", "--n", "16", "--json"]
+    verify = ["verify", "--data", "digits", "--eps", "16/255", "--n", "16", "--protocol", "quick", "--json"]
     reports = [json.loads(call(*verify, ref)[1]) for ref in ("made", "m.onnx")]
     assert reports[0]["attacks"]["pgd20"]["broken"] == reports[1]["attacks"]["pgd20"]["broken"]
     assert call("card", "made", "--check")[0] == 0
@@ -106,7 +106,9 @@ def test_search_train_package_export_verify_line(call, tmp_path):
 
 def test_save_adds_the_run_and_keeps_the_card_true(call, release, tmp_path):
     shutil.copytree(release, tmp_path / "copy")
-    code, _, err = call("verify", "copy", "--data", "digits", "--eps", "8/255", "--n", "24", "--save")
+    code, _, err = call(
+        "verify", "copy", "--data", "digits", "--eps", "8/255", "--n", "24", "--protocol", "quick", "--save"
+    )
     assert code == 0, err
     runs = json.loads((tmp_path / "copy" / "robustness.json").read_text())["runs"]
     assert [r["eps"] for r in runs] == ["16/255", "16/255", "8/255"]

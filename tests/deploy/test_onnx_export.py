@@ -98,14 +98,14 @@ def test_a_graph_that_is_another_function_is_refused_and_not_written(tmp_path, m
             return x.mean((2, 3)) + self.shift
 
     network = Net()
-    original = onnx_export._convert
+    original = onnx_export.to_onnx
 
     def convert_then_change(*arguments):
         proto = original(*arguments)
         network.shift = 0.01
         return proto
 
-    monkeypatch.setattr(onnx_export, "_convert", convert_then_change)
+    monkeypatch.setattr(onnx_export, "to_onnx", convert_then_change)
     with pytest.raises(CheckFailedError, match=r"batch 1 logits differ by 0\.01"):
         export(network, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

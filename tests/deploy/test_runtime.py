@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from rnas_zoo.deploy import runtime
 from rnas_zoo.deploy.runtime import Session, SessionError
+
+from ..graphs import TO_FLOAT, UNIT, graph, net, pixels, uint8_nhwc
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,34 @@ def test_the_file_alone_runs_without_torch_and_without_this_package(release, tmp
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+def test_a_model_of_8_bit_pixels_gets_them_as_they_are(tmp_path):
+    images = np.rint(pixels(5).numpy() * 255).astype(np.uint8)
+    wanted = net()(pixels(5)).numpy()
+    for name, channels_last in (("last", True), ("first", False)):
+        if channels_last:
+            path = uint8_nhwc(tmp_path / f"{name}.onnx")
+        else:
+            path = graph(tmp_path / f"{name}.onnx", TO_FLOAT, UNIT, kind=onnx.TensorProto.UINT8)
+        session = Session(path, provider="cpu", threads=1)
+        assert session.input_type is np.uint8
+        given = images.transpose(0, 2, 3, 1) if channels_last else images
+        np.testing.assert_allclose(session.logits(given, batch_size=2), wanted, atol=1e-5)
+        top = session.predict(images.transpose(0, 2, 3, 1))
+        assert [row[0][0] for row in top] == [str(i) for i in wanted.argmax(1)]
+        with pytest.raises(SessionError, match="takes uint8 pixels from 0 to 255, got float32"):
+            session.logits(given.astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_fixed_batch_size_is_filled_up(tmp_path, size):
+    session = Session(graph(tmp_path / "fixed.onnx", shape=(size, 3, 8, 8)), provider="cpu", threads=1)
+    for count in (1, 3, 4):
+        np.testing.assert_allclose(session.logits(pixels(count).numpy()), net()(pixels(count)).numpy(), atol=1e-5)
+
+
+def test_a_model_of_other_numbers_is_refused(tmp_path):
+    path = graph(tmp_path / "int64.onnx", TO_FLOAT, kind=onnx.TensorProto.INT64)
+    with pytest.raises(SessionError, match=r"images as float or uint8, found tensor\(int64\)"):
+        Session(path, provider="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,7 +65,9 @@ def made(n: int = 10, seed: int = 0, **changes) -> tuple[dict, dict[str, np.ndar
         "position": np.arange(n),
         "pixels_sha256": np.array(hashes),
         "clean_correct": correct,
+        "clean_margin": np.where(correct, 1, -1) * generator.uniform(0.01, 5, n).astype(np.float32),
         "broken_by": broken_by,
+        "route": np.where(broken_by == "", "", "network"),
         "step": np.where(broken_by == "", -1, 3),
         "margin": generator.normal(size=n).astype(np.float32),
         "norm": generator.random(n).astype(np.float32),
@@ -113,10 +116,14 @@ def test_the_same_run_is_replaced_and_others_are_kept(tmp_path):
         {"eps": "4/255"},
         {"protocol": "standard"},
         {"seed": 1},
+        {"source": {"name": "other", "sha256": "02"}},
+        {"preprocessing": {"mean": (0.5, 0.5, 0.5)}},
     ],
 )
 def test_a_run_that_differs_in_what_it_measured_is_another(tmp_path, change):
     evidence.append(tmp_path, *made())
+    evidence.append(tmp_path, *made(**change))
+    assert len(evidence.read(tmp_path)[0]) == 2
     evidence.append(tmp_path, *made(**change))
     assert len(evidence.read(tmp_path)[0]) == 2
 
@@ -190,11 +197,18 @@ def test_cut_off_verdicts_are_refused(folder, kept):
         evidence.read(folder)
 
 
+def keys(folder) -> set[str]:
+    """The digests by which tables are stored."""
+    with np.load(folder / "verdicts.npz") as file:
+        return {name.partition(".")[0] for name in file.files}
+
+
 @pytest.mark.parametrize("offset", [0, 20])
 def test_scrambled_verdicts_are_refused(folder, offset):
     path = folder / "verdicts.npz"
     content = bytearray(path.read_bytes())
-    begin = content.index(b"0.position.npy") + len("0.position.npy") + content[28] + 256 * content[29] + offset
+    name = f"{keys(folder).pop()}.position.npy".encode()
+    begin = content.index(name) + len(name) + content[28] + 256 * content[29] + offset
     content[begin : begin + 40] = bytes([255] * 40)
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged evidence"):
@@ -202,16 +216,98 @@ def test_scrambled_verdicts_are_refused(folder, offset):
 
 
 def test_missing_and_foreign_verdicts_are_refused(folder):
-    path = folder / "verdicts.npz"
-    np.savez(path, **{"0.position": np.arange(10)})
+    path, (digest,) = folder / "verdicts.npz", keys(folder)
+    np.savez(path, **{f"{digest}.position": np.arange(10)})
     with pytest.raises(DataError):
         evidence.read(folder)
-    np.savez(path, **{f"0.{key}": np.array([{}], dtype=object) for key in evidence.PER_IMAGE})
+    np.savez(path, **{f"{digest}.{key}": np.array([{}], dtype=object) for key in evidence.PER_IMAGE})
     with pytest.raises(DataError):
         evidence.read(folder)
     path.unlink()
     with pytest.raises(DataError):
         evidence.read(folder)
+
+
+@pytest.mark.parametrize("key", evidence.PER_IMAGE)
+def test_a_changed_verdict_is_refused(folder, key):
+    path = folder / "verdicts.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    (name,) = (name for name in arrays if name.endswith(f".{key}"))
+    arrays[name] = (
+        arrays[name][::-1].copy() if key in ("position", "pixels_sha256") else arrays[name] == arrays[name].dtype.type()
+    )
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="damaged evidence"):
+        evidence.read(folder)
+
+
+@pytest.mark.parametrize("field", ["subject", "norm", "eps", "protocol", "n", "robust_accuracy", "interval"])
+@pytest.mark.parametrize("value", [None, [], {}])
+def test_records_with_fields_of_another_type_are_refused(folder, field, value):
+    path = folder / "robustness.json"
+    record = json.loads(path.read_text())
+    if type(record["runs"][0][field]) is type(value):
+        value = 3
+    record["runs"][0][field] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="damaged evidence"):
+        evidence.read(folder)
+
+
+# --- a kill between the writes ----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a program wherever it is, as a signal would."""
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize("at", range(4))
+def test_evidence_is_the_old_or_the_new_whenever_the_process_is_killed(tmp_path, monkeypatch, at, replaces):
+    first, old = made(9, seed=5, protocol="standard"), made(10)
+    new = made(10, seed=3, eps="8/255" if replaces else "4/255")
+    new[0]["dataset"] = old[0]["dataset"]
+    for run, verdicts in (first, old):
+        evidence.append(tmp_path, run, verdicts)
+    writes, replace = [], os.replace
+
+    def until(source, target):
+        if len(writes) == at:
+            raise Killed
+        writes.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", until)
+    expected = [first, old], [first, new] if replaces else [first, old, new]
+    ended = False
+    try:
+        evidence.append(tmp_path, *new)
+        ended = True
+    except Killed:
+        pass
+    monkeypatch.undo()
+    assert ended == (at >= (3 if replaces else 2))
+    found = list(zip(*evidence.read(tmp_path), strict=True))
+    for run, verdicts in found:
+        evidence.check(run, verdicts)
+    wanted = expected[1] if at >= 2 else expected[0]
+    assert [run for run, _ in found] == [run for run, _ in wanted]
+    assert all(same(table, right) for (_, table), (_, right) in zip(found, wanted, strict=True))
+    evidence.append(tmp_path, *new)  # what was begun can be done again
+    found = list(zip(*evidence.read(tmp_path), strict=True))
+    assert [run for run, _ in found] == [run for run, _ in expected[1]]
+    assert all(same(table, right) for (_, table), (_, right) in zip(found, expected[1], strict=True))
+
+
+def test_tables_that_no_run_names_are_not_kept(tmp_path):
+    old, new = made(10), made(10, seed=3)
+    new[0]["dataset"] = old[0]["dataset"]
+    evidence.append(tmp_path, *old)
+    before = keys(tmp_path)
+    evidence.append(tmp_path, *new)
+    assert len(before) == len(keys(tmp_path)) == 1
+    assert before != keys(tmp_path)
 
 
 # --- choice -----------------------------------------------------------------------------------------------------------

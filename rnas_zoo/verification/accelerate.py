@@ -1,0 +1,142 @@
+"""The same function, cheaper to ask: batch norm folded into convolutions, channels-last, rows in multiples of a tile.
+
+Attacks only propose images; the network as it was given judges them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .. import random
+from ..attacks.result import input_gradient
+from .strided import StridedConv2d, suits
+
+QUANTUM = 16  # oneDNN gives an image the same bits in every batch whose size is a multiple of this
+AGREEMENT, GRADIENT_AGREEMENT = 1e-4, 1e-3
+
+
+class Tiled(nn.Module):
+    """A network asked in multiples of a quantum and at most `rows` rows at a time, so that an image's logits do not
+    depend on how many others are asked with it.
+
+    Args:
+        scores: answers the same question faster where no gradient is wanted.
+        memory_format: the one the network wants its images in.
+        tick: called before each question.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        rows: int,
+        *,
+        scores: Callable[[Tensor], Tensor] | None = None,
+        quantum: int = QUANTUM,
+        memory_format: torch.memory_format = torch.preserve_format,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.scores, self.memory_format, self.tick = scores, memory_format, tick
+        self.quantum, self.rows = quantum, max(quantum, rows - rows % quantum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tick()
+        if self.scores is not None and not torch.is_grad_enabled():
+            return torch.cat([self.scores(part) for part in x.contiguous().split(self.rows)])
+        n = len(x)
+        short = -n % self.quantum
+        if short:
+            x = torch.cat([x, x[-1:].detach().expand(short, *x.shape[1:])])
+        if self.memory_format != torch.preserve_format:
+            x = x.contiguous(memory_format=self.memory_format)
+        if len(x) <= self.rows:
+            return self.network(x)[:n]
+        return torch.cat([self.network(part) for part in x.split(self.rows)])[:n]
+
+
+def folded(network: nn.Module, example: Tensor) -> tuple[nn.Module, torch.memory_format]:
+    """A frozen copy of a network in evaluation mode with batch norm folded into the convolutions before it.
+
+    Args:
+        example: images (N, 3, H, W); where the copy's logits differ there, or on noise, by more than 1e-4 of their
+            size, or its input gradients by more than 1e-3 of theirs (tracing loses gradients that somebody defined),
+            or the network cannot be traced, the network itself is returned.
+
+    Returns:
+        The network to ask, and the memory format it wants its images in.
+    """
+    try:
+        graph = fx.symbolic_trace(copy.deepcopy(network))
+        _fold(graph)
+        graph = graph.eval().requires_grad_(False)
+        wanted = torch.channels_last if example.device.type == "cpu" else torch.contiguous_format
+        graph = graph.to(memory_format=wanted)  # type: ignore[call-overload]
+        if _same(network, graph, example, wanted):
+            return graph, wanted
+    except Exception:  # whatever cannot be traced or copied is asked as it is
+        pass
+    return network, torch.contiguous_format
+
+
+def quick_gradients(graph: nn.Module) -> nn.Module:
+    """The same network with convolutions of stride 2 whose input gradient takes less time (see `strided`)."""
+    found = copy.deepcopy(graph)
+    for name, module in list(found.named_modules()):
+        if suits(module):
+            parent, _, last = name.rpartition(".")
+            setattr(found.get_submodule(parent), last, StridedConv2d(module))  # type: ignore[arg-type]
+    return found
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    modules: dict[str, Any] = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        conv, norm = modules[str(before.target)], modules[str(node.target)]
+        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or len(before.users) > 1:
+            continue
+        if norm.running_mean is None or sum(n.target == before.target for n in graph.graph.nodes) > 1:
+            continue
+        parent, _, name = str(before.target).rpartition(".")
+        setattr(graph.get_submodule(parent), name, fuse_conv_bn_eval(conv, norm))
+        node.replace_all_uses_with(before)
+        graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def _same(network: nn.Module, other: nn.Module, example: Tensor, wanted: torch.memory_format) -> bool:
+    positions = torch.arange(len(example), device=example.device)
+    noise = random.uniform(tuple(example.shape[1:]), seed=0, stream="folded", draw=0, positions=positions)
+    for images in (example, noise, example[:1]):
+        with torch.no_grad():
+            expected, found = network(images), other(images.contiguous(memory_format=wanted))
+        if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
+            return False
+        largest = float(expected.abs().max().clamp_min(1e-30))
+        if not (largest < math.inf and float((expected - found).abs().max()) <= AGREEMENT * largest):
+            return False
+    # On noise, since equal pixels tie in max pooling; and most of the images, since a ReLU may sit on its kink.
+    expected, found = (_gradients(asked, noise) for asked in (network, other))
+    differ = (expected - found).flatten(1).abs().amax(1) > GRADIENT_AGREEMENT * expected.flatten(1).abs().amax(1)
+    return int(differ.sum()) <= len(noise) // 4
+
+
+def _gradients(network: nn.Module, images: Tensor) -> Tensor:
+    """Input gradients of a fixed combination of the logits."""
+
+    def combined(x: Tensor) -> Tensor:
+        logits = network(x)
+        return logits @ torch.cos(torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype))
+
+    return input_gradient(combined, images)[0]

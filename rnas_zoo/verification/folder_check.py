@@ -1,0 +1,112 @@
+"""Whether the files of a release folder are what they say; nothing is attacked in here."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import data
+from ..deploy.runtime import Session
+from ..errors import CheckFailedError, DataError, OnnxFileError
+from ..files import sha256_file
+from ..models.weights import declared_digest, tensor_digest
+from ..reference import load, read_tensors
+from . import evidence
+
+TOLERANCE = 1e-3
+
+
+def check_files(folder: str | Path) -> list[str]:
+    """What refutes a release folder by itself, in words; empty if its files are what they say.
+
+    Checked are the tensors against the declared digest, the subjects of all evidence and export.json against the files,
+    all evidence against its own records, and on the images of check.npz the golden logits and the ONNX file against
+    the network: they may differ by 1e-3 times the largest golden logit (at least 1). Files that are absent, and the
+    logits of int8 files, are not compared.
+
+    Raises:
+        DataError, WeightsError, OnnxFileError: no release folder, or a file that cannot be read.
+    """
+    folder = Path(folder)
+    config = _json(folder / "config.json")
+    problems = []
+    tensors = read_tensors(folder / "model.safetensors")
+    declared, found = declared_digest(config.get("pretrained_cfg") or {}), tensor_digest(tensors)
+    intact = declared in (None, found)
+    if not intact:
+        problems.append(f"model.safetensors holds other tensors: digest {found[:12]}, declared is {str(declared)[:12]}")
+    runs, verdicts = evidence.read(folder)
+    stated = [("robustness.json", run["subject"]) for run in runs]
+    if (folder / "export.json").is_file():
+        export = _json(folder / "export.json")
+        stated += [("export.json", part) for part in (export, *export.values()) if isinstance(part, dict)]
+    for where, part in stated:
+        path = folder / Path(str(part.get("file"))).name
+        if path.is_file() and part.get("sha256") not in (None, sha256_file(path)):
+            problems.append(f"{path.name} is not the file of {where}: its sha256 is {sha256_file(path)[:12]}")
+    for run, table in zip(runs, verdicts, strict=True):
+        try:
+            evidence.check(run, table)
+        except CheckFailedError as error:
+            problems.append(f"{run['subject']['kind']} {run['protocol']}: {error}")
+    if (folder / "check.npz").is_file():
+        quantized = {run["subject"]["file"] for run in runs if run["subject"]["kind"] == "int8"}
+        problems += _golden(folder, load(folder) if intact else None, quantized)
+    return list(dict.fromkeys(problems))
+
+
+def _golden(folder: Path, network: Any, quantized: set[str]) -> list[str]:
+    """Logits of the network (None: not to be trusted) and of the ONNX files that differ from the golden ones."""
+    try:
+        with np.load(folder / "check.npz", allow_pickle=False) as check:
+            images, golden = check["images"], check["logits"]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+            raise ValueError(f"images are {images.dtype} {images.shape}")
+        pixels = data.to_pixels(images)
+        tolerance = TOLERANCE * float(np.abs(golden[np.isfinite(golden)]).max(initial=1))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{folder / 'check.npz'}: damaged ({error!r}); download it again") from error
+
+    def differ(name: str, logits: np.ndarray, wanted: np.ndarray, of: str) -> list[str]:
+        if logits.shape != wanted.shape:
+            return [f"{name} gives logits of shape {logits.shape}, those of {of} are {wanted.shape}"]
+        difference = float(np.abs(logits - wanted).max())
+        if difference <= tolerance:
+            return []
+        return [f"{name} differs by {difference:.3g} from {of}, at most {tolerance:.3g} is rounding"]
+
+    problems, reference, of = [], golden, "check.npz"
+    if network is not None:
+        with torch.no_grad():
+            reference, of = network(pixels).float().numpy(), "the network"
+        problems += differ(of, reference, golden, "check.npz")
+    for path in sorted(folder.glob("*.onnx")):
+        if path.name in quantized or ".int8" in path.suffixes:
+            continue
+        try:
+            session = Session(path, "cpu")
+            given = images if session.input_type is np.uint8 else images.astype(np.float32) / np.float32(255)
+            channels_last = session.input_shape[3] == 3 and session.input_shape[1] != 3
+            logits = session.logits(given if channels_last else given.transpose(0, 3, 1, 2))
+        except Exception as error:  # onnxruntime has no common base of its errors
+            raise OnnxFileError(f"{path} cannot be run: {str(error).partition(chr(10))[0]}") from error
+        problems += differ(path.name, logits, reference, of)
+    return problems
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.parent} is no release folder: it has no {path.name}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no readable JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no object; download it again")
+    return value

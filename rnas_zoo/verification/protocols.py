@@ -1,0 +1,96 @@
+"""Which attacks a protocol runs, in order, with their published parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..attacks import (
+    APGD,
+    APGDT,
+    FABT,
+    FGSM,
+    MIFGSM,
+    PGD,
+    AttackResult,
+    Halving,
+    MarginPGD,
+    Noise,
+    Square,
+    apgd,
+    apgd_t,
+    fab_t,
+    fgsm,
+    halving,
+    margin_pgd,
+    mi_fgsm,
+    noise,
+    pgd,
+    square,
+)
+from ..errors import UnknownNameError, closest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a protocol.
+
+    Attributes:
+        name: how evidence calls it.
+        attack, config: the attack and its parameters.
+        scores: whether it needs logits only, and so can ask the model that counts.
+        rows: runs per image that it keeps in memory side by side.
+    """
+
+    name: str
+    attack: Callable[..., AttackResult]
+    config: Any
+    scores: bool = False
+    rows: int = 1
+
+
+NOISE = Stage("noise", noise, Noise(), scores=True)
+CE, TARGETED = Stage("apgd-ce", apgd, APGD()), Stage("apgd-t", apgd_t, APGDT(), rows=9)
+FAB, SQUARE = Stage("fab-t", fab_t, FABT(), rows=9), Stage("square", square, Square(), scores=True)
+
+PROTOCOLS: dict[str, tuple[Stage, ...]] = {
+    "quick": (NOISE, Stage("fgsm", fgsm, FGSM()), Stage("pgd20", pgd, PGD())),
+    "fast": (
+        Stage("apgd-ce", apgd, APGD(steps=25)),
+        Stage("halving-t", halving, Halving(), rows=9),
+    ),
+    "standard": (CE, TARGETED, FAB, SQUARE),
+    "full": (
+        CE,
+        TARGETED,
+        FAB,
+        Stage("pgd100", pgd, PGD(steps=100, restarts=5, keep="any")),
+        Stage("margin-pgd-t", margin_pgd, MarginPGD(steps=100, targets=9)),
+        Stage("square", square, Square(queries=20_000), scores=True),
+    ),
+    "transfer": (
+        Stage("mi-fgsm", mi_fgsm, MIFGSM()),
+        Stage("pgd20", pgd, PGD()),
+        Stage("margin-pgd", margin_pgd, MarginPGD()),
+    ),
+}
+PROTOCOLS["given"] = (Stage("given", noise, None, scores=True),)  # images somebody else found: nothing is run
+CHOICES = ("quick", "fast", "standard", "full")
+
+
+def stages(protocol: str) -> tuple[Stage, ...]:
+    """The attacks of a protocol.
+
+    Raises:
+        UnknownNameError: no such protocol.
+    """
+    if protocol not in PROTOCOLS:
+        known = list(CHOICES)
+        raise UnknownNameError(f"unknown protocol {protocol!r}.{closest(protocol, known)} Known: {', '.join(known)}")
+    return PROTOCOLS[protocol]
+
+
+def parameters(protocol: str) -> dict[str, dict[str, Any]]:
+    """Every parameter of every attack, for the record."""
+    return {stage.name: asdict(stage.config) for stage in stages(protocol) if stage.config is not None}
