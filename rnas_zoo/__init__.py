@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _API = {
     "Threat": "attacks.threat",
+    "Preprocessing": "preprocessing",
     "load": "reference",
     "list_models": "reference",
     "search": "searching.run",
@@ -23,12 +24,24 @@ _API = {
     "export": "deploy.onnx_export",
     "verify": "verification.run",
 }
-__all__ = ["Threat", "__version__", "export", "list_models", "load", "package", "search", "train", "verify"]
+__all__ = [
+    "Preprocessing",
+    "Threat",
+    "__version__",
+    "export",
+    "list_models",
+    "load",
+    "package",
+    "search",
+    "train",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from .attacks.threat import Threat
     from .deploy.onnx_export import export
     from .hub.release import package
+    from .preprocessing import Preprocessing
     from .reference import list_models, load
     from .searching.run import search
     from .training.run import train

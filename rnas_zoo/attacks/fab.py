@@ -52,34 +52,46 @@ def project(points: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor
     Returns:
         Displacements (N, D).
     """
-    return _project(points, normal.abs(), torch.sign(normal), torch.linalg.vecdot(normal, points) - offset, norm)
+    weight, gap = normal.abs(), torch.linalg.vecdot(normal, points) - offset
+    return _project(points - 0.5, weight, weight.sum(1), torch.sign(normal), gap, norm)[0]
 
 
-def _project(points: Tensor, weight: Tensor, sign: Tensor, gap: Tensor, norm: str) -> Tensor:
-    """`project` onto planes with normals weight · sign, from which the points are gap = <normal, z> - offset away."""
-    against = sign * torch.where(gap >= 0, 1.0, -1.0).to(sign.dtype)[:, None]
-    room = torch.add(0.5, against, alpha=-0.5).sub_(points).abs_()  # points where they fall, 1 - points where they rise
-    need, level = gap.abs(), torch.zeros_like(gap)
-    rows = torch.arange(len(gap), device=gap.device)
-    w, free, missing, at = weight, room, need, level
+def _project(
+    centred: Tensor, weight: Tensor, total: Tensor, sign: Tensor, gap: Tensor, norm: str
+) -> tuple[Tensor, Tensor]:
+    """`project` of points centred + 0.5 onto planes with normals weight · sign from which they are gap away.
+
+    Args:
+        total: sums of the weights, (N,).
+
+    Returns:
+        Displacements (N, D) and their sizes (N,).
+    """
+    rising = sign * torch.where(gap >= 0, -1.0, 1.0).to(sign.dtype)[:, None]
+    room = torch.addcmul(centred.new_tensor(0.5), rising, centred, value=-1)
+    need, rows = gap.abs(), torch.arange(len(gap), device=gap.device)
+    level = need / (total if norm == "linf" else torch.linalg.vecdot(weight, weight)).clamp_min(TINY)
+    w, free, at = weight, room, level
     for _ in range(ROUNDS):
         speed = w * at[:, None] if norm == "l2" else at[:, None]
-        loose = torch.gt(free, speed, out=torch.empty_like(free))
-        slope = torch.linalg.vecdot(w * w if norm == "l2" else w, loose)
-        stuck = slope <= 0  # every coordinate has gone as far as it can
-        at = torch.where(stuck, FAR, at + missing.clamp_min(0) / slope.clamp_min(TINY))
-        level = level.index_copy(0, rows, at)
-        moved = torch.minimum(free, w * at[:, None] if norm == "l2" else at[:, None])
+        moved = torch.minimum(free, speed)
         missing = need[rows] - torch.linalg.vecdot(w, moved)
-        short = (missing > RESIDUAL * need[rows]) & ~stuck
+        short = (missing > RESIDUAL * need[rows]) & (at < FAR)
         count = int(short.sum())
         if not count:
             break
         if 2 * count < len(rows):
             rows, w, free, missing, at = rows[short], w[short], free[short], missing[short], at[short]
+            speed = w * at[:, None] if norm == "l2" else at[:, None]
+        loose = torch.gt(free, speed, out=torch.empty_like(free))
+        slope = torch.linalg.vecdot(w * w if norm == "l2" else w, loose)
+        # Without slope every coordinate has gone as far as it can.
+        at = torch.where(slope > 0, at + missing.clamp_min(0) / slope.clamp_min(TINY), FAR)
+        level = level.index_copy(0, rows, at)
     if len(rows) < len(room):
         moved = torch.minimum(room, weight * level[:, None] if norm == "l2" else level[:, None])
-    return moved.mul_(against).neg_()
+    moved = moved.mul_(rising)
+    return moved, sizes(moved, norm)
 
 
 def sizes(delta: Tensor, norm: str) -> Tensor:
@@ -112,6 +124,7 @@ def approach(
     """
     found, step = x.clone(), torch.full_like(y, -1)
     left, clean = torch.arange(len(x), device=x.device), _flat(x)
+    centred, delta = clean - 0.5, torch.zeros_like(clean)
     z, forwards, backwards = clean, 0, 0
     for index in range(config.steps):
         if not len(left):
@@ -125,12 +138,12 @@ def approach(
         gradient, value = input_gradient(gap, _images(z, x))
         normal, value = losses.finite(_flat(gradient)), losses.finite(value)
         weight, sign = normal.abs(), torch.sign(normal)
-        from_z = _project(z, weight, sign, value, threat.norm)
-        from_clean = _project(clean, weight, sign, value + torch.linalg.vecdot(normal, clean - z), threat.norm)
-        near, far = sizes(from_z, threat.norm).clamp_min(1e-8), sizes(from_clean, threat.norm).clamp_min(1e-8)
+        total, beyond = weight.sum(1), value - torch.linalg.vecdot(normal, delta)
+        from_z, near = _project(z - 0.5, weight, total, sign, value, threat.norm)
+        from_clean, far = _project(centred, weight, total, sign, beyond, threat.norm)
+        near, far = near.clamp_min(1e-8), far.clamp_min(1e-8)
         alpha = (near / (near + far)).clamp(0, config.alpha_max)[:, None]
-        from_z.mul_(config.eta).add_(z)
-        from_clean.mul_(config.eta).add_(clean)
+        from_z, from_clean = torch.add(z, from_z, alpha=config.eta), torch.add(clean, from_clean, alpha=config.eta)
         z = torch.lerp(from_z, from_clean, alpha).clamp_(0, 1)
         with torch.no_grad():
             wrong = model(_images(z, x)).argmax(1) != y[left]
@@ -141,8 +154,8 @@ def approach(
         if bool(inside.any()):
             found[left[inside]], step[left[inside]] = _images(z[inside], x), index + 1
             going = ~torch.isin(image[left], image[left[inside]])
-            left, clean, delta, kept = left[going], clean[going], delta[going], kept[going]
-        z = delta.mul_(kept).add_(clean)
+            left, clean, centred, delta, kept = (part[going] for part in (left, clean, centred, delta, kept))
+        z = delta.mul_(kept) + clean
     return found, step, forwards, backwards
 
 

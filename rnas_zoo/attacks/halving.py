@@ -21,9 +21,12 @@ from .threat import Threat
 
 @dataclass(frozen=True)
 class Halving:
-    """Attributes:
-    rungs: (targets, steps) one after the other; the targets of the first are those of rank 2 and up of the clean
-        logits, each later rung keeps the best of the one before.
+    """Targeted Auto-PGD in rungs.
+
+    Attributes:
+        rungs: (targets, steps) one after the other; the targets of the first are those of rank 2 and up of the clean
+            logits, each later rung keeps the best of the one before.
+        rho: as for `APGD`.
     """
 
     rungs: tuple[tuple[int, int], ...] = ((9, 10), (3, 30), (1, 100))

@@ -45,8 +45,8 @@ def square(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Square, 
     n, channels, height, width = x.shape
     key: dict[str, Any] = {"seed": keys.seed, "positions": keys.positions}
     stripes = random.signs((channels, 1, width), stream="square-start", draw=0, **key).to(x.dtype)
-    low = (x - threat.radius).clamp_min(0).contiguous().flatten(1)
-    high = (x + threat.radius).clamp_max(1).contiguous().flatten(1)
+    low, high = (x - threat.radius).clamp_min(0), (x + threat.radius).clamp_max(1)
+    ends = torch.stack([low.contiguous(), high.contiguous()], 1).flatten(1)
     current = (x + threat.radius * stripes).clamp(0, 1).contiguous().flatten(1)
     x_adv, step, forwards, left = current.clone(), torch.full_like(y, -1), n, torch.arange(n, device=x.device)
 
@@ -55,24 +55,29 @@ def square(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Square, 
 
     with torch.no_grad():
         value = margin()
+        side = 0
         for query in range(config.queries + 1):
             over = value > 0
-            if bool(over.any()):
+            dropped = bool(over.any())
+            if dropped:
                 x_adv[left[over]], step[left[over]] = current[over], query
-                current, low, high, value, left = (part[~over] for part in (current, low, high, value, left))
+                current, ends, value, left = (part[~over] for part in (current, ends, value, left))
             if not len(left) or query == config.queries:
                 break
             block, at = divmod(query, BLOCK)
             if at == 0:
                 places = random.uniform((BLOCK, 2), stream="square-place", draw=block, **key)
                 signs = random.signs((BLOCK, channels), stream="square-sign", draw=block, **key)
-            side = min(patch_side(query, config.p_init, height, width), height, width)
-            room = torch.tensor([height - side, width - side], device=x.device)
-            corner = (places[left, at] * room).long()
-            pixels = _square(side, channels, height, width, x.device) + (corner[:, :1] * width + corner[:, 1:])
-            up = (signs[left, at] > 0).repeat_interleave(side * side, 1)
+            if at == 0 or dropped:
+                corners, upper = places[left], (signs[left] > 0).long() * (channels * height * width)
+            wanted = min(patch_side(query, config.p_init, height, width), height, width)
+            if wanted != side:
+                side, patch = wanted, _square(wanted, channels, height, width, x.device)
+                room = torch.tensor([height - side, width - side], device=x.device)
+            corner = (corners[:, at] * room).long()
+            pixels = patch + (corner[:, :1] * width + corner[:, 1:])
             before = current.gather(1, pixels)
-            after = torch.where(up, high.gather(1, pixels), low.gather(1, pixels))
+            after = ends.gather(1, pixels + upper[:, at].repeat_interleave(side * side, 1))
             current.scatter_(1, pixels, after)
             new = margin()
             forwards += len(left)

@@ -27,7 +27,7 @@ class Tiled(nn.Module):
     depend on how many others are asked with it.
 
     Args:
-        scores: answers the same question faster where no gradient is wanted.
+        scores: answers the same question faster where no gradient is wanted and images are contiguous.
         memory_format: the one the network wants its images in.
         tick: called before each question.
     """
@@ -49,8 +49,8 @@ class Tiled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.tick()
-        if self.scores is not None and not torch.is_grad_enabled():
-            return torch.cat([self.scores(part) for part in x.contiguous().split(self.rows)])
+        if self.scores is not None and not torch.is_grad_enabled() and x.is_contiguous():
+            return torch.cat([self.scores(part) for part in x.split(self.rows)])
         n = len(x)
         short = -n % self.quantum
         if short:
