@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import random
-from ..attacks.result import input_gradient
+from ..attacks.result import input_gradient, like
 from .strided import StridedConv2d, suits
 
 QUANTUM = 16  # oneDNN gives an image the same bits in every batch whose size is a multiple of this
@@ -53,10 +53,10 @@ class Tiled(nn.Module):
             return torch.cat([self.scores(part) for part in x.split(self.rows)])
         n = len(x)
         short = -n % self.quantum
-        if short:
-            x = torch.cat([x, x[-1:].detach().expand(short, *x.shape[1:])])
         if self.memory_format != torch.preserve_format:
             x = x.contiguous(memory_format=self.memory_format)
+        if short:
+            x = torch.cat([x, like(x[-1:].detach().repeat(short, 1, 1, 1), x)])
         if len(x) <= self.rows:
             return self.network(x)[:n]
         return torch.cat([self.network(part) for part in x.split(self.rows)])[:n]

@@ -28,7 +28,7 @@ from .store import Part, Store
 
 BLOCK = 256  # images that go through all attacks before the next ones start
 BUDGETED_BLOCK = 32
-UNIT = 256  # rows an attack keeps in step; the network is asked for at most batch_size of them at once
+UNIT = 288  # rows an attack keeps in step; the network is asked for at most batch_size of them at once
 SANITY = "sanity"
 EXPORT_FROM = 4_000  # images times operations; below that exporting to onnxruntime costs more than it saves
 
@@ -184,7 +184,8 @@ class Driver:
                 self.ledger.done[stage.name][candidates] = True
                 continue
             self.pace.enter(stage.name, len(candidates))
-            size = max(1, max(self.plan.batch_size, UNIT) // min(stage.rows, max(1, self.plan.subject.num_classes - 1)))
+            size = max(self.plan.batch_size, UNIT) // min(stage.rows, max(1, self.plan.subject.num_classes - 1))
+            size = max(1, size - size % QUANTUM if size > QUANTUM else size)
             for first in range(0, len(candidates), size):
                 unit = candidates[first : first + size]
                 unit = unit[~self.ledger.done[stage.name][unit]]
