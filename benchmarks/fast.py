@@ -1,13 +1,16 @@
 """The protocol `fast` beside `standard`: robust accuracy, passes, and the images on which they differ.
 
-    python benchmarks/fast.py --data cifar10 --eps 8/255 --n 1000 REF [REF ...]
+    python benchmarks/fast.py --data cifar10 --eps 8/255 --n 1000 [REF ...]
 
-REF is any model reference, for example release folders made by `rnas-zoo train` and `rnas-zoo package`.
+REF is any model reference, for example release folders made by `rnas-zoo train` and `rnas-zoo package`; the demo's two
+networks on the digits if none is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 
 import torch
@@ -18,12 +21,15 @@ from rnas_zoo.cli.common import percent, table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("refs", nargs="+", metavar="REF")
-    parser.add_argument("--data", required=True)
+    parser.add_argument("refs", nargs="*", metavar="REF", default=["demo/robust", "demo/control"])
+    parser.add_argument("--data", default="digits")
     parser.add_argument("--eps", default="8/255")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.refs == parser.get_default("refs") and not all(map(os.path.isdir, arguments.refs)):
+        print(f"{', '.join(arguments.refs)}: run `rnas-zoo demo` first, or name models", file=sys.stderr)
+        return
     torch.set_num_threads(arguments.threads)
     rows = [["model", "clean", "fast", "standard", "differ", "passes", "CPU time"]]
     for ref in arguments.refs:
