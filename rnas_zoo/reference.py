@@ -150,6 +150,11 @@ def _pretrained(name: str) -> nn.Module:
         raise
     except SafetensorError as error:
         raise WeightsError(f"{name}: its weight file is damaged or cut off ({error}). Download it again.") from error
+    except OSError as error:  # among them every error of the Hub's client
+        raise WeightsError(
+            f"{name}: its weights cannot be had ({str(error).splitlines()[0]}). Check the connection and the name, or "
+            "give --checkpoint FILE.safetensors"
+        ) from error
     except RuntimeError as error:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise UnknownNameError(f"{name}: {error}") from error

@@ -382,3 +382,14 @@ def test_modules_and_functions_get_what_is_given_and_nothing_else(resnet, python
 
 def test_our_own_models_need_no_preprocessing(checkpoints):
     assert subject(OURS, checkpoint=checkpoints[OURS]).preprocessing is None
+
+
+def test_weights_that_cannot_be_downloaded_are_named_with_a_way_out(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*arguments, **options):
+        raise LocalEntryNotFoundError("no connection\nand a long story")
+
+    monkeypatch.setattr("rnas_zoo.reference.timm.create_model", offline)
+    with pytest.raises(WeightsError, match=r"resnet18: its weights cannot be had \(no connection\).*--checkpoint"):
+        load("resnet18")

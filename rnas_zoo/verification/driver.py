@@ -27,7 +27,7 @@ from .protocols import Stage
 from .store import Part, Store
 
 BLOCK = 256  # images that go through all attacks before the next ones start
-BUDGETED_BLOCK = 32
+BUDGETED_BLOCK = 16
 UNIT = 288  # rows an attack keeps in step; the network is asked for at most batch_size of them at once
 SANITY = "sanity"
 EXPORT_FROM = 4_000  # images times operations; below that exporting to onnxruntime costs more than it saves
