@@ -133,7 +133,7 @@ class Driver:
         return {
             stage.name: {
                 "broken": int(self.ledger.broken_each[stage.name][rows].sum()),
-                "passes": self.ledger.passes[stage.name],
+                "passes": round(float(self.ledger.passes[stage.name][rows].sum())),
             }
             for stage in self.plan.stages
             if self.plan.can_run(stage) or self.plan.threat.eps == 0

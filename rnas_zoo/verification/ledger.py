@@ -23,7 +23,8 @@ class Ledger:
 
     Attributes:
         done: for the clean verdict and each attack, whether it is finished on an image, (N,).
-        broken_each, passes: for each attack the correctly classified images it broke, (N,), and the passes it spent.
+        broken_each, passes: for each attack the correctly classified images it broke, and the passes it spent on each
+            (those of a piece shared equally), (N,).
         twin_error: largest difference of logits between the network attacked and the judge.
         unstable: images whose verdict was another one when they were judged again.
     """
@@ -38,7 +39,7 @@ class Ledger:
         self.x_adv = pixels.copy()
         self.done = {name: np.zeros(n, bool) for name in (CLEAN, *attacks)}
         self.broken_each = {name: np.zeros(n, bool) for name in attacks}
-        self.passes = dict.fromkeys(attacks, 0)
+        self.passes = {name: np.zeros(n) for name in attacks}
         self.twin_error, self.unstable = 0.0, np.zeros(n, bool)
 
     @property
@@ -73,7 +74,7 @@ class Ledger:
         self.x_adv[rows[better]] = part["x_adv"][better]
         self.unstable[rows] |= part["unstable"]
         self.broken_each[stage][rows] = broken
-        self.passes[stage] += int(part["passes"])
+        self.passes[stage][rows] = part["passes"]
 
     def per_image(self, positions: np.ndarray, hashes: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """The records of some of the images, keys `evidence.PER_IMAGE`."""
@@ -143,7 +144,7 @@ def attack_part(ground: Ground, x: Tensor, y: Tensor, result: AttackResult, rows
         "step": torch.where(verdict.broken, result.step.clamp_min(0), -1).cpu().numpy(),
         "predicted": logits.argmax(1).cpu().numpy(),
         "unstable": (verdict.broken != again.broken).cpu().numpy(),
-        "passes": np.array(result.forwards + result.backwards),
+        "passes": np.full(len(rows), (result.forwards + result.backwards) / len(rows)),
         "route": np.array(route),
     }
 
