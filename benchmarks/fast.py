@@ -17,6 +17,7 @@ import torch
 
 import rnas_zoo
 from rnas_zoo.cli.common import percent, table
+from rnas_zoo.verification import evidence
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
             )
             seconds[protocol] = time.process_time() - begin
         fast, standard = reports["fast"], reports["standard"]
-        differ = (fast.verdicts["broken_by"] == "") != (standard.verdicts["broken_by"] == "")
+        differ = evidence.standing(fast.verdicts) != evidence.standing(standard.verdicts)
         rows.append(
             [
                 ref,

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from .. import random
 from . import losses
-from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
+from .result import WIDE, AttackResult, Keys, Logits, frozen, input_gradient, like
 from .threat import Threat
 
 LOSSES = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 MOMENTUM = 0.75
-WIDE = (slice(None), None, None, None)
 
 
 @dataclass(frozen=True)
@@ -235,6 +234,11 @@ def _lose(loss: Callable[[Tensor, Tensor], Tensor], labels: Tensor, logits: Tens
     return loss(logits, labels[rows])
 
 
+def pull(labels: Tensor, target: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    """The targeted DLR loss of the logits of some runs, from the labels and targets of all."""
+    return losses.targeted_dlr(logits, labels[rows], target[rows])
+
+
 def apgd_t(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: APGDT, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); any misclassification counts."""
     with frozen(model):
@@ -252,7 +256,7 @@ def apgd_t(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: APGDT, k
             labels,
             threat.take(image),
             first,
-            lambda z, rows: losses.targeted_dlr(z, labels[rows], target[rows]),
+            partial(pull, labels, target),
             config.steps,
             config.rho,
             image,

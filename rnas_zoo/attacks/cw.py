@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from . import losses
-from .pgd import WIDE
-from .result import AttackResult, Keys, Logits, frozen, input_gradient
+from .result import WIDE, AttackResult, Keys, Logits, frozen, input_gradient
 from .threat import Threat
 
 INSIDE = 1 - 1e-6

@@ -129,11 +129,10 @@ def approach(
     for index in range(config.steps):
         if not len(left):
             break
-        own, other = y[left][:, None], target[left][:, None]
+        own, other = y[left], target[left]
 
         def gap(images: Tensor, own: Tensor = own, other: Tensor = other) -> Tensor:
-            logits = model(images)
-            return logits.gather(1, other)[:, 0] - logits.gather(1, own)[:, 0]
+            return losses.targeted_margin(model(images), own, other)
 
         gradient, value = input_gradient(gap, _images(z, x))
         normal, value = losses.finite(_flat(gradient)), losses.finite(value)
@@ -146,7 +145,7 @@ def approach(
         from_z, from_clean = torch.add(z, from_z, alpha=config.eta), torch.add(clean, from_clean, alpha=config.eta)
         z = torch.lerp(from_z, from_clean, alpha).clamp_(0, 1)
         with torch.no_grad():
-            wrong = model(_images(z, x)).argmax(1) != y[left]
+            wrong = model(_images(z, x)).argmax(1) != own
         forwards, backwards = forwards + 2 * len(left), backwards + len(left)
         delta = z - clean
         inside = wrong & (sizes(delta, threat.norm) <= (threat.eps[left] if threat.per_image else threat.eps))

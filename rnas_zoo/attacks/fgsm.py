@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
@@ -21,7 +20,7 @@ class FGSM:
 def fgsm(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: FGSM, keys: Keys) -> AttackResult:
     """Attack images x (N, C, H, W) in [0, 1] with labels y (N,); no draws are used."""
     with frozen(model):
-        gradient, _ = input_gradient(lambda z: F.cross_entropy(model(z), y, reduction="none"), x)
+        gradient, _ = input_gradient(lambda z: losses.cross_entropy(model(z), y), x)
         x_adv = threat.project(x + threat.radius * threat.ascent(losses.finite(gradient)), x).to(x.dtype)
         with torch.no_grad():
             broken = model(x_adv).argmax(1) != y

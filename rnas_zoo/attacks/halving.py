@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import losses
-from .apgd import ascend, first_broken, start
+from .apgd import ascend, first_broken, pull, start
 from .result import AttackResult, Keys, Logits, frozen, like
 from .threat import Threat
 
@@ -58,7 +58,7 @@ def halving(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Halving
                 labels,
                 threat.take(left[image]),
                 like(first.flatten(0, 1), clean),
-                partial(_pull, labels, target),
+                partial(pull, labels, target),
                 steps,
                 config.rho,
                 image,
@@ -74,7 +74,3 @@ def halving(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: Halving
         if len(left):
             x_adv[left] = first[torch.arange(len(left)), value.argmax(1)]
     return AttackResult(x_adv, step >= 0, step, len(x) + passes, passes)
-
-
-def _pull(labels: Tensor, target: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-    return losses.targeted_dlr(logits, labels[rows], target[rows])

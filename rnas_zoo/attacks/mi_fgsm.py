@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import losses
-from .pgd import WIDE, ascend
-from .result import AttackResult, Keys, Logits, frozen
+from .pgd import ascend
+from .result import WIDE, AttackResult, Keys, Logits, frozen
 from .threat import Threat
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from .. import random
 from ..errors import UsageError
 from . import losses
-from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
+from .result import WIDE, AttackResult, Keys, Logits, frozen, input_gradient, like
 from .threat import Threat
 
 KEEPS = ("last", "any", "best")
-WIDE = (slice(None), None, None, None)
 
 
 @dataclass(frozen=True)

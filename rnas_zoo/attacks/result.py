@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Logits = Callable[[Tensor], Tensor]
+WIDE = (slice(None), None, None, None)  # one value per image, to be spread over (N, C, H, W)
 
 
 @dataclass(frozen=True)

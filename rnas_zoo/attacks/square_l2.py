@@ -14,8 +14,7 @@ from torch import Tensor
 
 from .. import random
 from . import losses
-from .pgd import WIDE
-from .result import AttackResult, Keys, Logits
+from .result import WIDE, AttackResult, Keys, Logits
 from .threat import Threat
 
 if TYPE_CHECKING:

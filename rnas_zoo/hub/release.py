@@ -202,7 +202,7 @@ def picture_rows(report: Report) -> np.ndarray:
     """Positions of a few correctly classified images, half of them broken where there are enough."""
     correct = report.verdicts["clean_correct"]
     broken = np.flatnonzero(correct & (report.verdicts["broken_by"] != ""))
-    robust = np.flatnonzero(correct & (report.verdicts["broken_by"] == ""))
+    robust = np.flatnonzero(evidence.standing(report.verdicts))
     first = broken[: max(PICTURED // 2, PICTURED - len(robust))]
     rows = np.concatenate([first, robust[: PICTURED - len(first)]])
     return np.sort(rows if len(rows) else np.arange(min(PICTURED, len(correct))))

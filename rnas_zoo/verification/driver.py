@@ -21,7 +21,7 @@ from . import sanity, sharding
 from .accelerate import QUANTUM, Tiled, folded, quick_gradients
 from .evidence import EVERY_IMAGE
 from .flags import flag
-from .ledger import CLEAN, Ground, Ledger, attack_part, clean_part
+from .ledger import CLEAN, Ledger, attack_part, clean_part
 from .pace import Pace
 from .protocols import Stage
 from .store import Part, Store
@@ -99,7 +99,6 @@ class Driver:
         self._judged = plan.subject
         if plan.subject.kind == "torch":
             self._judged = replace(plan.subject, judge=Tiled(plan.subject.judge, plan.batch_size))
-        self._ground = Ground(self._judged, plan.threat, plan.subject.grid)
         size = min(BUDGETED_BLOCK if budget else BLOCK, -(-len(labels) // sharding.world()))
         self._blocks = [np.arange(first, min(first + size, len(labels))) for first in range(0, len(labels), size)]
 
@@ -171,8 +170,7 @@ class Driver:
         for first in range(0, len(pending), self.plan.batch_size):
             part = pending[first : first + self.plan.batch_size]
             x, y, _ = self._tensors(part)
-            twin = None if self.plan.subject.kind == "torch" else self.plan.subject.network
-            self._keep(0, CLEAN, clean_part(self._judged, twin, x, y, part))
+            self._keep(0, CLEAN, clean_part(self._judged, x, y, part))
         if self.outputs is None:
             self._examine(rows, attacked)
         before = int(self._settled().sum())
@@ -209,7 +207,7 @@ class Driver:
             if asked is not None and getattr(asked, "memory_format", None) == torch.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             result = stage.attack(self._read(asked), x, y, self.plan.threat, stage.config, keys)
-        return attack_part(self._ground, x, y, result, rows, self.plan.route(stage))
+        return attack_part(self._judged, self.plan.threat, x, y, result, rows, self.plan.route(stage))
 
     # Whom attacks ask
 
@@ -254,6 +252,8 @@ class Driver:
         first = self._tensors(np.arange(min(sanity.IMAGES, len(self.labels))))[0]
         found, outputs = sanity.examine_outputs(self.plan.subject.judge, first)
         flags += found
+        if self.plan.source is not None:  # the attacks ask this one, whatever the judge's outputs are
+            outputs = sanity.examine_outputs(self.plan.source.judge, first)[1]
         if rows[0] == 0:
             ledger = self.ledger
             judged = rows[~ledger.refused[rows]]

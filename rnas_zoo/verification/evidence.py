@@ -145,6 +145,12 @@ def _digest(table: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+def standing(verdicts: dict[str, np.ndarray]) -> np.ndarray:
+    """Which images are classified correctly and broken by nothing, (N,); those without a verdict are not."""
+    correct, refused = verdicts["clean_correct"].astype(bool), verdicts["refused"].astype(bool)
+    return correct & (verdicts["broken_by"] == "") & ~refused
+
+
 def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
     """Per-image records must add up to the stated numbers.
 
@@ -155,7 +161,7 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
     if lengths != {n} or n < 1:
         raise CheckFailedError(f"evidence does not add up: n is stated as {n}, there are {max(lengths)} records")
     correct, refused = verdicts["clean_correct"].astype(bool), verdicts["refused"].astype(bool)
-    robust = int((correct & (verdicts["broken_by"] == "") & ~refused).sum())
+    robust = int(standing(verdicts).sum())
     low, high = clopper_pearson(robust, n)
     recorded = {
         "clean_accuracy": ([run["clean_accuracy"]], [correct.sum() / n]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attacks import Threat
+from ..attacks import Threat, losses
 
 TOLERANCE = 1e-6
 
@@ -32,9 +32,7 @@ class Judgement:
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
     """Logit of the label minus the largest other logit, (N,)."""
-    own = logits.gather(1, y[:, None])[:, 0]
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return own - others.amax(1)
+    return -losses.margin(logits, y)
 
 
 @torch.no_grad()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .. import data
 from ..attacks import AttackResult, Threat
-from ..reference import Subject
+from ..reference import Subject, twin_error
 from .judge import judge, margins
 from .store import Part
 
@@ -98,15 +97,11 @@ def hashes_of(pixels: np.ndarray) -> list[str]:
 
 
 @torch.no_grad()
-def clean_part(
-    subject: Subject, network: Callable[[Tensor], Tensor] | None, x: Tensor, y: Tensor, rows: np.ndarray
-) -> Part:
-    """Clean verdicts on images x (M, 3, H, W), and how far the logits of the network attacked are from the judge's."""
+def clean_part(subject: Subject, x: Tensor, y: Tensor, rows: np.ndarray) -> Part:
+    """Clean verdicts on images x (M, 3, H, W), and how far the logits of an ONNX file's twin are from its session's."""
     logits = subject.judge(x).float()
     finite = torch.isfinite(logits).all(1)
-    error = 0.0
-    if network is not None and network is not subject.judge:
-        error = float(torch.nan_to_num(network(x).float() - logits).abs().max())
+    error = twin_error(subject, x) if subject.kind == "onnx" and subject.network is not None else 0.0
     return {
         "rows": rows,
         "correct": ((logits.argmax(1) == y) & finite).cpu().numpy(),
@@ -117,23 +112,15 @@ def clean_part(
     }
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What attacks are judged by: the subject, the threat model, and whether images live on the 8-bit grid."""
-
-    subject: Subject
-    threat: Threat
-    grid: bool = False
-
-
 @torch.no_grad()
-def attack_part(ground: Ground, x: Tensor, y: Tensor, result: AttackResult, rows: np.ndarray, route: str) -> Part:
+def attack_part(
+    subject: Subject, threat: Threat, x: Tensor, y: Tensor, result: AttackResult, rows: np.ndarray, route: str
+) -> Part:
     """Judge the images one attack found for x (M, 3, H, W), twice."""
-    x_adv = on_grid(result.x_adv, x, ground.threat) if ground.grid else result.x_adv
-    threat = ground.threat
-    logits = ground.subject.judge(x_adv).float()
+    x_adv = on_grid(result.x_adv, x, threat) if subject.grid else result.x_adv
+    logits = subject.judge(x_adv).float()
     verdict = judge(lambda _: logits, x, x_adv, y, threat)
-    again = judge(ground.subject.judge, x, x_adv, y, threat)
+    again = judge(subject.judge, x, x_adv, y, threat)
     return {
         "rows": rows,
         "x_adv": x_adv.contiguous().cpu().numpy(),

@@ -84,8 +84,6 @@ class Request:
         """
         if sum([against_card, against is not None, claim is not None]) > 1:
             raise UsageError("give one of --against-card, --against and --claim")
-        if protocol == "given" and adversarial is None:
-            raise UsageError("the protocol given judges images somebody else found: --adversarial FILE.npz")
         path = Path(ref)
         folder = path if path.is_dir() else path.parent if path.suffix == ".onnx" else None
         if folder is not None and not (folder / "config.json").is_file():

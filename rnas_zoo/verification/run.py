@@ -197,7 +197,9 @@ def _protocol(name: str, transfer_from: object, adversarial: object) -> str:
         raise UsageError("either attack another model (transfer_from) or judge given images (adversarial), not both")
     if adversarial is not None:
         return "given"
-    if (name == "transfer") != (transfer_from is not None) and name == "transfer":
+    if name == "given":
+        raise UsageError("the protocol given judges images somebody else found: adversarial, or --adversarial FILE.npz")
+    if name == "transfer" and transfer_from is None:
         raise UsageError("the protocol transfer needs the model to attack: transfer_from, or --transfer-from REF")
     return "transfer" if transfer_from is not None else name
 

@@ -13,6 +13,7 @@ from ..attacks import Threat
 from ..engine.device import resolve_device
 from ..errors import UsageError
 from ..reference import Reference, Subject, subject
+from . import evidence
 from .run import verify
 
 
@@ -56,7 +57,6 @@ def curve(
                 device=device,
                 **options,
             )
-            kept = report.verdicts["clean_correct"] & (report.verdicts["broken_by"] == "") & ~report.verdicts["refused"]
-            left = left[kept]
+            left = left[evidence.standing(report.verdicts)]
         points.append((eps, len(left) / len(images)))
     return points

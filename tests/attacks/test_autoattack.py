@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random as python_random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -53,9 +54,8 @@ def exactly_robust(
     return slack > 0, slack.abs()
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """A small convolutional network that learnt noisy templates, 64 images, and its classes for them."""
+def learn_templates(model: nn.Module, steps: int) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """Train a network for images of 3x8x8 on five noisy templates; returns what draws more images and labels."""
     generator = torch.Generator().manual_seed(0)
     templates = torch.rand(5, 3, 8, 8, generator=generator)
 
@@ -63,6 +63,19 @@ def trained():
         y = torch.randint(5, (n,), generator=generator)
         return (templates[y] * 0.4 + 0.6 * torch.rand(n, 3, 8, 8, generator=generator)).clamp(0, 1), y
 
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(steps):
+        x, y = draw(64)
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return draw
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small convolutional network that learnt noisy templates, 64 images, and its classes for them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -73,13 +86,7 @@ def trained():
             nn.Flatten(),
             nn.Linear(256, 5),
         )
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(150):
-            x, y = draw(64)
-            loss = nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        draw = learn_templates(model, steps=150)
     x, y = draw(120)
     model.eval().requires_grad_(False)
     right = model(x).argmax(1) == y

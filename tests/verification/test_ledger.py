@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rnas_zoo import data
 from rnas_zoo.attacks import AttackResult, Threat
 from rnas_zoo.verification.evidence import PER_IMAGE
-from rnas_zoo.verification.ledger import CLEAN, Ground, Ledger, attack_part, clean_part, hashes_of, on_grid
+from rnas_zoo.verification.ledger import CLEAN, Ledger, attack_part, clean_part, hashes_of, on_grid
 
 ATTACKS = ("first", "second", "third")
 PIXELS = np.random.default_rng(0).random((9, 3, 2, 2), np.float32)
@@ -208,14 +208,17 @@ def test_clean_pieces_hold_verdicts_margins_and_the_difference_of_the_network_at
     for i, colour in enumerate((0, 1, 2, 0)):
         x[i, colour] = 0.5
     x[3, 0, 0, 0] = 1.0
-    y, subject = torch.tensor([0, 2, 2, 0]), SimpleNamespace(judge=means)
-    part = clean_part(subject, lambda z: means(z) + 0.125, x, y, np.arange(4))  # type: ignore[arg-type]
+    y = torch.tensor([0, 2, 2, 0])
+    subject = SimpleNamespace(kind="onnx", judge=means, network=lambda z: means(z) + 0.125)
+    part = clean_part(subject, x, y, np.arange(4))  # type: ignore[arg-type]
     assert part["correct"].tolist() == [True, False, True, False]
     assert part["refused"].tolist() == [False, False, False, True]
     assert part["predicted"][:3].tolist() == [0, 1, 2]
     np.testing.assert_allclose(part["margin"][:3], [5, -5, 5])
     assert float(part["twin_error"]) == pytest.approx(0.125, abs=1e-5)
-    assert float(clean_part(subject, means, x, y, np.arange(4))["twin_error"]) == 0.0  # type: ignore[arg-type]
+    for other in ({"network": means}, {"network": None}, {"kind": "torch"}):
+        same = SimpleNamespace(**{**vars(subject), **other})
+        assert float(clean_part(same, x, y, np.arange(4))["twin_error"]) == 0.0  # type: ignore[arg-type]
 
 
 def test_attack_pieces_believe_the_judge_and_not_the_attack():
@@ -227,8 +230,8 @@ def test_attack_pieces_believe_the_judge_and_not_the_attack():
     x_adv[2, 1] += 0.3  # misclassified, outside the ball
     x_adv[3, 1] = 1.0  # no verdict
     result = AttackResult(x_adv, torch.tensor([False, True, True, True]), torch.tensor([-1, 4, 5, 6]), 10, 7)
-    ground = Ground(SimpleNamespace(judge=means), Threat("linf", 0.05))  # type: ignore[arg-type]
-    part = attack_part(ground, x, torch.zeros(4, dtype=torch.long), result, np.arange(4), "network")
+    subject, y = SimpleNamespace(judge=means, grid=False), torch.zeros(4, dtype=torch.long)
+    part = attack_part(subject, Threat("linf", 0.05), x, y, result, np.arange(4), "network")  # type: ignore[arg-type]
     assert part["broken"].tolist() == [True, False, False, False]
     assert part["refused"].tolist() == [False, False, False, True]
     assert part["step"].tolist() == [0, -1, -1, -1], "the attack did not know: step 0; the others were not broken"
@@ -247,8 +250,8 @@ def test_verdicts_that_change_when_asked_again_are_marked():
 
     x = torch.full((2, 3, 2, 2), 0.5)
     result = AttackResult(x, torch.zeros(2, dtype=torch.bool), torch.full((2,), -1), 0, 0)
-    ground = Ground(SimpleNamespace(judge=fickle), Threat())  # type: ignore[arg-type]
-    part = attack_part(ground, x, torch.tensor([0, 0]), result, np.arange(2), "network")
+    subject, y = SimpleNamespace(judge=fickle, grid=False), torch.tensor([0, 0])
+    part = attack_part(subject, Threat(), x, y, result, np.arange(2), "network")  # type: ignore[arg-type]
     assert part["unstable"].tolist() == [True, False]
     assert not part["broken"].any()
 

@@ -219,11 +219,6 @@ def test_sizes_that_are_none_are_refused(eps):
         make(data="digits", eps=eps).threat
 
 
-def test_given_images_are_needed_to_judge_given_images():
-    with pytest.raises(UsageError, match=r"--adversarial FILE\.npz"):
-        make(data="digits", protocol="given")
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

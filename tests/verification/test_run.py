@@ -550,3 +550,12 @@ def test_a_module_keeps_its_modes():
     rnas_zoo.verify(module, np.random.default_rng(0).random((4, 3, 8, 8)), np.zeros(4, int), batch_size=2, device="cpu")
     assert [m.training for m in module.modules()] == before
     assert torch.equal(inner[1].running_mean, statistics)
+
+
+def test_protocols_that_need_somebody_else_s_images_or_model_say_so(linear):
+    with pytest.raises(UsageError, match="adversarial"):
+        verify(*linear, protocol="given")
+    with pytest.raises(UsageError, match="transfer_from"):
+        verify(*linear, protocol="transfer")
+    with pytest.raises(UsageError, match="not both"):
+        verify(*linear, transfer_from=linear[0], adversarial=linear[1])

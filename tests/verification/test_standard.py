@@ -10,7 +10,7 @@ import rnas_zoo
 from rnas_zoo.attacks import Threat
 from rnas_zoo.verification import evidence
 
-from ..attacks.test_autoattack import exactly_robust, linear
+from ..attacks.test_autoattack import exactly_robust, learn_templates, linear
 
 THREAT = Threat("linf", 0.005)
 
@@ -150,13 +150,6 @@ def test_affine_changes_of_the_logits_change_no_verdict(problem, plain, scale, s
 @pytest.fixture(scope="module")
 def convolutional():
     """A small network with batch norm that learnt noisy templates, and 24 images of which some can be broken."""
-    generator = torch.Generator().manual_seed(0)
-    templates = torch.rand(5, 3, 8, 8, generator=generator)
-
-    def draw(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        y = torch.randint(5, (n,), generator=generator)
-        return (templates[y] * 0.4 + 0.6 * torch.rand(n, 3, 8, 8, generator=generator)).clamp(0, 1), y
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torch.nn.Sequential(
@@ -168,13 +161,7 @@ def convolutional():
             torch.nn.Flatten(),
             torch.nn.Linear(128, 5),
         )
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(120):
-            x, y = draw(64)
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        draw = learn_templates(model, steps=120)
     x, y = draw(24)
     return model.eval(), x, y
 
