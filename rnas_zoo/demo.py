@@ -22,7 +22,8 @@ from .hub import card
 from .hub.release import package
 from .models.size import count_macs, count_parameters
 from .reference import load
-from .searching.run import SearchConfig, search
+from .searching.config import SearchConfig
+from .searching.run import search
 from .training.run import TrainConfig, train
 from .verification import evidence
 from .verification.run import verify
@@ -40,6 +41,7 @@ SEARCH = SearchConfig(
     data="digits",
     eps=THREAT.eps_text,
     attack_steps=1,
+    warmup=0.2,
     channels=4,
     layers=3,
     stem=STEM,

@@ -8,9 +8,9 @@ from .halving import Halving, halving
 from .kl_pgd import KLPGD, kl_pgd
 from .margin_pgd import MarginPGD, margin_pgd
 from .mi_fgsm import MIFGSM, mi_fgsm
-from .n_fgsm import FGSMRS, NFGSM, n_fgsm
+from .n_fgsm import FGSMRS, NFGSM, n_fgsm, n_fgsm_images
 from .noise import Noise, noise
-from .pgd import PGD, pgd
+from .pgd import PGD, pgd, pgd_images
 from .result import AttackResult, Keys
 from .square import Square, square
 from .square_l2 import square_l2
@@ -45,8 +45,10 @@ __all__ = [
     "mean_l2",
     "mi_fgsm",
     "n_fgsm",
+    "n_fgsm_images",
     "noise",
     "pgd",
+    "pgd_images",
     "square",
     "square_l2",
 ]

@@ -44,12 +44,17 @@ def n_fgsm(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: NFGSM, k
 
     Under L2 the noise is a random direction of uniform length, and the step follows the normalised gradient.
     """
+    x_adv = n_fgsm_images(model, x, y, threat, config, keys)
+    with torch.no_grad():
+        broken = model(x_adv).argmax(1) != y
+    return AttackResult(x_adv, broken, torch.where(broken, 1, -1), 2 * len(x), len(x))
+
+
+def n_fgsm_images(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: NFGSM, keys: Keys) -> Tensor:
+    """The images of `n_fgsm` for training: not judged, one forward and one backward pass."""
     x = x.detach()
     noisy = (x + config.noise * like(offset(x, threat, keys, "n-fgsm"), x)).clamp(0, 1).to(x.dtype)
     with frozen(model):
         gradient, _ = input_gradient(lambda z: losses.cross_entropy(model(z), y), noisy)
-        x_adv = noisy + config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
-        x_adv = (threat.project(x_adv, x) if config.project else x_adv.clamp(0, 1)).to(x.dtype)
-        with torch.no_grad():
-            broken = model(x_adv).argmax(1) != y
-    return AttackResult(x_adv, broken, torch.where(broken, 1, -1), 2 * len(x), len(x))
+    x_adv = noisy + config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
+    return (threat.project(x_adv, x) if config.project else x_adv.clamp(0, 1)).to(x.dtype)

@@ -160,3 +160,15 @@ def pgd(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: PGD, keys: 
         return partial(losses.cross_entropy, y=y[rows])
 
     return restart(model, x, y, threat, config, keys, "pgd", objective, config.restarts)
+
+
+def pgd_images(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: PGD, keys: Keys) -> Tensor:
+    """The last images of one run of `pgd` for training: not judged, `steps` forward and backward passes."""
+    x = x.detach()
+    z = start_point(x, threat, keys, "pgd") if config.random_start else x
+    with frozen(model):
+        for _ in range(config.steps):
+            gradient, _ = input_gradient(lambda found: losses.cross_entropy(model(found), y), z)
+            step = config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
+            z = threat.project(z + step, x).to(x.dtype)
+    return z

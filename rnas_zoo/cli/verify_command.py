@@ -95,11 +95,12 @@ def command(
 
     Exit code 1 only if a claim is refuted.
     """
+    from ..engine import distribution
     from ..engine.progress import reporter
     from ..errors import FlaggedError, OnnxFileError, UsageError, WeightsError
     from ..files import write_text
     from ..hub import card
-    from ..verification import claims, evidence, flags, sharding
+    from ..verification import claims, evidence, flags
     from ..verification.request import Request
 
     if explain:
@@ -137,7 +138,7 @@ def command(
         "time_budget": time_budget,
         "device": device,
     }
-    quiet = sharding.rank() > 0
+    quiet = distribution.rank() > 0
     with computing(threads), reporter(quiet) as progress:
         if len(request.sizes) > 1:
             count, points = request.curve(**options, reporter=progress)

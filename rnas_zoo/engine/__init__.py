@@ -1,1 +1,1 @@
-"""What training and search share: the loop, budgets, checkpoints, records, progress and the device."""
+"""What training and search share: loop, budgets, checkpoints, records, progress, devices, processes and CUDA graphs."""

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from . import distribution
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`.
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:i`; under torchrun `cuda` is one device per process.
 
     Raises:
         UsageError: CUDA is asked for and not usable, or the name is unknown.
@@ -20,7 +21,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if isinstance(name, torch.device):
         return name
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -29,7 +30,14 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
+    return _own() if name == "cuda" else device
+
+
+def _own() -> torch.device:
+    """`cuda`, or under torchrun this process's of the machine's devices."""
+    if distribution.world() == 1:
+        return torch.device("cuda")
+    return torch.device("cuda", distribution.local_rank() % torch.cuda.device_count())
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from .. import random
-from ..errors import BudgetReachedError, CheckFailedError, InterruptedRunError
-from . import checkpoint
+from ..errors import BudgetReachedError, CheckFailedError, CheckpointError, InterruptedRunError
+from . import checkpoint, distribution
 from .budget import TimeBudget
 from .progress import Reporter, Silent
 from .record import RunFolder
@@ -34,6 +34,14 @@ class Task(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A task that has more to tell than its steps return."""
+
+    def observe(self) -> Mapping[str, float]:
+        """Further numbers of a recorded row; called only for these rows, so that it may wait for the device."""
 
 
 class Signals:
@@ -77,24 +85,25 @@ def run(
 
     Global random numbers (dropout, drop path) are reseeded from (seed, step) for each step and left as found.
 
+    Under torchrun all processes take every step, with the same global random numbers. `step` and `observe` may
+    communicate; `state_dict` may not, as only rank 0 calls it. They stop together and resume from rank 0's checkpoint.
+
     Raises:
         BudgetReachedError: the budget ended first; the folder resumes.
         InterruptedRunError: SIGINT or SIGTERM; the folder resumes.
         CheckFailedError: a loss is not finite.
+        CheckpointError: damaged, or not the same one for all processes.
     """
-    reporter = reporter or Silent()
-    done = 0
-    if folder.checkpoint.is_file():
-        state = checkpoint.load(folder.checkpoint)
-        done = state["step"]
-        task.load_state_dict(state["task"])
-    folder.forget_after(done)
+    main = distribution.main()
+    reporter = (reporter if main else None) or Silent()
+    done = _resumed(task, folder)
     seconds_before = folder.info["seconds"]
     begin = saved = time.monotonic()
     slowest = 0.0
 
     def save(status: str) -> None:
-        checkpoint.save(folder.checkpoint, {"step": done, "task": task.state_dict()})
+        if main:
+            checkpoint.save(folder.checkpoint, {"step": done, "task": task.state_dict()})
         spent = seconds_before + time.monotonic() - begin
         folder.update(status=status, steps_done=done, total_steps=task.total_steps, seconds=round(spent, 2))
 
@@ -106,10 +115,10 @@ def run(
     with deferred_signals() as signals, _own_generators():
         while done < task.total_steps:
             step_begin = time.monotonic()
-            if signals.received:
+            if signum := distribution.largest(signals.received):
                 save("stopped")
-                raise interrupted(signals.received)
-            if budget and budget.left < slowest:
+                raise interrupted(signum)
+            if budget and distribution.agree(budget.left < slowest):
                 save("stopped")
                 raise BudgetReachedError(
                     f"the time budget ended after step {done} of {task.total_steps}; "
@@ -120,7 +129,9 @@ def run(
             done += 1
             note = ""
             record = done % record_every == 0 or done == task.total_steps
-            keep = time.monotonic() - saved > checkpoint_seconds
+            keep = main and time.monotonic() - saved > checkpoint_seconds
+            if record and isinstance(task, Observed):
+                metrics = {**metrics, **task.observe()}
             if record or keep:
                 row = _finite(metrics, done)
             if record:
@@ -132,8 +143,23 @@ def run(
                 save("running")
                 saved = time.monotonic()
         save("finished")
-        if signals.received:
-            raise interrupted(signals.received)
+        if signum := distribution.largest(signals.received):
+            raise interrupted(signum)
+
+
+def _resumed(task: Task, folder: RunFolder) -> int:
+    """Load the folder's checkpoint, if there is one; the number of steps it has taken."""
+    done = 0
+    if folder.checkpoint.is_file():
+        state = checkpoint.load(folder.checkpoint)
+        done = state["step"]
+        task.load_state_dict(state["task"])
+    if len(set(distribution.gather(done))) > 1:
+        raise CheckpointError(
+            f"the processes see different checkpoints; put {folder.path} where all of them can read it"
+        )
+    folder.forget_after(done)
+    return done
 
 
 def _finite(metrics: Mapping[str, torch.Tensor | float], step: int) -> dict[str, float]:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import CheckpointError, OutputExistsError
+from ..errors import CheckpointError, OutputExistsError, RnasZooError
 from ..files import is_leftover, write_json, write_text
+from . import distribution
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, RUN, RECORD = "checkpoint.safetensors", "run.json", "record.jsonl"
 
 
 class RunFolder:
     """A run's folder: created once, reopened only by the same configuration.
+
+    Under torchrun only rank 0 opens, checks and writes it; the others wait until it has, and share its information.
 
     Args:
         path: the folder.
@@ -30,38 +33,43 @@ class RunFolder:
 
     def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], *, resume: bool) -> None:
         self.path = Path(path)
-        known = self.path / "run.json"
+        outcome: dict[str, Any] | RnasZooError = {}
+        if distribution.main():
+            try:
+                outcome = self._opened(kind, json.loads(json.dumps(dict(config))), resume)
+            except RnasZooError as error:
+                outcome = error
+        outcome = distribution.gather(outcome)[0]
+        if isinstance(outcome, RnasZooError):
+            raise outcome
+        self.info: dict[str, Any] = outcome
+
+    def _opened(self, kind: str, config: dict[str, Any], resume: bool) -> dict[str, Any]:
+        """The content of run.json, which is there afterwards."""
+        known = self.path / RUN
         if known.is_file():
-            self.info = read_run(self.path)
+            info = read_run(self.path)
             if not resume:
                 raise OutputExistsError(
                     f"{self.path} holds a run already. Add --resume to continue it, or choose another -o."
                 )
-            if self.info["kind"] != kind or self.info["config"] != json.loads(json.dumps(dict(config))):
-                changed = [k for k in config if json.loads(json.dumps(config[k])) != self.info["config"].get(k)]
-                differing = ", ".join(changed) or self.info["kind"]
+            if info["kind"] != kind or info["config"] != config:
+                changed = [name for name in config if config[name] != info["config"].get(name)]
+                differing = ", ".join(changed) or info["kind"]
                 raise CheckpointError(f"{self.path} holds another run ({differing} differ). Choose another -o.")
-        elif self.path.exists() and (not self.path.is_dir() or not all(map(is_leftover, self.path.iterdir()))):
+            return info
+        if self.path.exists() and (not self.path.is_dir() or not all(map(is_leftover, self.path.iterdir()))):
             raise OutputExistsError(f"{self.path} exists and is no run folder. Choose another -o.")
-        else:
-            self.info = {
-                "schema": 1,
-                "kind": kind,
-                "version": __version__,
-                "status": "new",
-                "steps_done": 0,
-                "seconds": 0.0,
-            }
-            self.info["config"] = json.loads(json.dumps(dict(config)))
-            self._save()
-
-    def _save(self) -> None:
-        write_json(self.path / "run.json", self.info)
+        info = {"schema": 1, "kind": kind, "version": __version__, "status": "new", "steps_done": 0, "seconds": 0.0}
+        info["config"] = config
+        write_json(known, info)
+        return info
 
     def update(self, **values: Any) -> None:
         """Write values into run.json."""
         self.info.update(values)
-        self._save()
+        if distribution.main():
+            write_json(self.path / RUN, self.info)
 
     @property
     def checkpoint(self) -> Path:
@@ -73,18 +81,19 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line to record.jsonl."""
-        with open(self.path / "record.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row)) + "\n")
+        if distribution.main():
+            with open(self.path / RECORD, "a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(row)) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop recorded rows of steps a resumed run will take again, and a half-written last line."""
-        path = self.path / "record.jsonl"
-        if path.is_file():
+        path = self.path / RECORD
+        if distribution.main() and path.is_file():
             write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step))
 
     def rows(self) -> list[dict[str, Any]]:
         """The recorded rows, without a half-written last line."""
-        path = self.path / "record.jsonl"
+        path = self.path / RECORD
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
@@ -100,7 +109,7 @@ def read_run(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no run folder, or a damaged one.
     """
-    file = Path(path) / "run.json"
+    file = Path(path) / RUN
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -85,7 +85,8 @@ def render(folder: str | Path) -> str:
     first = shown[0]
     adversarial = recipe["objective"] != "clean"
     threat = f"{NORM_NAMES[first['norm']]} {first['eps']}"
-    found = genotype.load(folder / "genotype.json")
+    own = folder / "genotype.json"
+    found = genotype.load(own) if own.is_file() else None
     dataset = config["rnas_zoo"]["dataset"]
     text = (
         Environment(undefined=StrictUndefined, keep_trailing_newline=True)
@@ -110,7 +111,8 @@ def render(folder: str | Path) -> str:
             claim_command=claim_command(first),
             onnx=onnx,
             parity=max(onnx["parity"].values()) if onnx else 0.0,
-            architecture=describe_architecture(found),
+            architecture=describe_architecture(found) if found else f"`{config['architecture']}`, designed by hand.",
+            drawn=found is not None,
             objective=f"adversarial training with PGD-{recipe['attack_steps']} at {threat}"
             if adversarial
             else "standard training",

@@ -22,6 +22,7 @@ from ..engine.progress import Reporter, Silent
 from ..engine.record import read_run
 from ..errors import CheckpointError, UsageError
 from ..files import atomic_folder, make_readable, write_json, write_text
+from ..models.base import PixelNet
 from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
 from ..training.run import TrainConfig, build_model, recipe_text
@@ -94,7 +95,8 @@ def package(
     with atomic_folder(out, overwrite=overwrite) as folder:
         found = _write_model(Path(run), config, dataset, name, folder)
         write_text(folder / "recipe.toml", recipe_text(config))
-        write_text(folder / "genotype.json", found.dumps())
+        if found:
+            write_text(folder / "genotype.json", found.dumps())
         options: dict[str, Any] = {
             "threat": threat,
             "protocol": protocol,
@@ -127,13 +129,15 @@ def package(
     return {"name": name, "folder": str(out), "runs": runs}
 
 
-def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: str, folder: Path) -> genotype.Genotype:
-    """config.json and model.safetensors; returns the network's genotype."""
+def _write_model(
+    run: Path, config: TrainConfig, dataset: data.Dataset, name: str, folder: Path
+) -> genotype.Genotype | None:
+    """config.json and model.safetensors; returns the network's genotype, None for a teacher."""
     network: Any = build_model(replace(config, drop_path=0.0), dataset.num_classes)
     load_weights(network, run / "model.safetensors", config.architecture)
     found = getattr(network, "genotype", None)
-    if not isinstance(found, genotype.Genotype):
-        raise UsageError(f"{config.architecture} is no searched architecture: a release folder needs a genotype")
+    if not isinstance(network, PixelNet):
+        raise UsageError(f"{config.architecture} is no searched architecture and no teacher of this package")
     tensors = shipped_tensors(network.state_dict())
     height, width = dataset.image_size
     with torch.no_grad():
@@ -146,7 +150,7 @@ def _write_model(run: Path, config: TrainConfig, dataset: data.Dataset, name: st
         "pool_size": tuple(pooled),
         "notes": (DIGEST_NOTE + tensor_digest(tensors),),
     }
-    arguments = {**config.model_args, "genotype": found.to_json()}
+    arguments = {**config.model_args, **({"genotype": found.to_json()} if found else {})}
     timm.models.save_for_hf(
         network,
         str(folder),
@@ -173,7 +177,7 @@ def _write_check(folder: Path, shipped: Any, test: data.ImageSet, report: Report
 def _write_figures(
     folder: Path,
     shipped: Any,
-    found: genotype.Genotype,
+    found: genotype.Genotype | None,
     test: data.ImageSet,
     report: Report,
     threat: Threat,
@@ -181,7 +185,8 @@ def _write_figures(
     device: str | torch.device,
 ) -> None:
     figures = folder / "figures"
-    draw.draw_genotype(found, figures / "architecture.svg")
+    if found:
+        draw.draw_genotype(found, figures / "architecture.svg")
     images = test.take(np.arange(min(CURVE_IMAGES, len(test))))
     points = curve(shipped, images, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rnas_zoo"]["name"]

@@ -13,16 +13,19 @@ def softmax(alpha: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def discretize(alpha: np.ndarray, operations: tuple[str, ...] = PRIMITIVES) -> Cell:
+def discretize(alpha: np.ndarray, operations: tuple[str, ...] = PRIMITIVES, shares: np.ndarray | None = None) -> Cell:
     """Keep the two strongest incoming edges of each node and the strongest operation other than `none` on each.
 
     Args:
         alpha: (14, operations); edges in the order of nodes and, within a node, of sources.
+        shares: weights (14,) of the edges that multiply softmax(α) (PC-DARTS); None: all equal.
 
     Returns:
         A cell whose first edge of each pair is the stronger one; equal strengths keep the lower source.
     """
     strength = softmax(np.asarray(alpha, np.float64))
+    if shares is not None:
+        strength *= np.asarray(shares, np.float64)[:, None]
     if "none" in operations:
         strength[:, operations.index("none")] = -1.0
     edges: list[Edge] = []

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..attacks import AttackResult, Keys, Square, Threat
 from ..deploy.graph import scorer
+from ..engine import distribution
 from ..engine.budget import TimeBudget
 from ..engine.progress import Reporter
 from ..errors import BudgetReachedError
 from ..reference import Subject
-from . import sanity, sharding
+from . import sanity
 from .accelerate import QUANTUM, Tiled, folded, quick_gradients
 from .evidence import EVERY_IMAGE
 from .flags import flag
@@ -99,7 +100,7 @@ class Driver:
         self._judged = plan.subject
         if plan.subject.kind == "torch":
             self._judged = replace(plan.subject, judge=Tiled(plan.subject.judge, plan.batch_size))
-        size = min(BUDGETED_BLOCK if budget else BLOCK, -(-len(labels) // sharding.world()))
+        size = min(BUDGETED_BLOCK if budget else BLOCK, -(-len(labels) // distribution.world()))
         self._blocks = [np.arange(first, min(first + size, len(labels))) for first in range(0, len(labels), size)]
 
     def run(self) -> None:
@@ -112,11 +113,11 @@ class Driver:
         self.reporter.start(f"verify {self.plan.subject.kind}", n, self.pace.settled, timed=False)
         with contextlib.suppress(BudgetReachedError):
             for number, rows in enumerate(self._blocks):
-                if number % sharding.world() == sharding.rank() and not settled[rows].all():
+                if number % distribution.world() == distribution.rank() and not settled[rows].all():
                     self._tick()
                     self._block(rows)
-        for rank, (parts, flags) in enumerate(sharding.gather((self._made, self.flags))):
-            if rank != sharding.rank():
+        for rank, (parts, flags) in enumerate(distribution.gather((self._made, self.flags))):
+            if rank != distribution.rank():
                 self.flags += [text for text in flags if text not in self.flags]
                 for stage, part in parts:
                     self._apply(stage, part)
@@ -152,7 +153,7 @@ class Driver:
         self._apply(stage, part)
         if self.store:
             self.store.write(order, stage, part)
-        if sharding.world() > 1 and stage != SANITY:
+        if distribution.world() > 1 and stage != SANITY:
             self._made.append((stage, part))
 
     def _tick(self) -> None:
@@ -267,7 +268,7 @@ class Driver:
                 x, y, keys = self._tensors(right)
                 flags += sanity.examine_gradients(outputs.read(attacked), x, y, self.plan.threat, keys)
         part = {
-            "rows": np.array([sharding.rank()]),
+            "rows": np.array([distribution.rank()]),
             "flags": np.array(flags, dtype="U512"),
             "probabilities": np.array(outputs.probabilities),
             "scale": np.array(outputs.scale),

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .. import __version__, data
 from ..attacks import Threat
+from ..engine import distribution
 from ..engine.budget import TimeBudget
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
 from ..errors import BudgetReachedError, UsageError
 from ..preprocessing import Preprocessing
 from ..reference import Reference, Subject, subject
-from . import evidence, images, sanity, sharding
+from . import evidence, images, sanity
 from .driver import Driver, Plan
 from .flags import flag
 from .ledger import Ledger, hashes_of
@@ -128,7 +129,7 @@ def verify(
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     protocol = _protocol(protocol, transfer_from, adversarial)
     attacks = stages(protocol)
-    with sanity.modes_kept(model), sanity.modes_kept(transfer_from), sharding.group():
+    with sanity.modes_kept(model), sanity.modes_kept(transfer_from), distribution.group():
         where = resolve_device(device)
         pixels, labels, rows, dataset = images.gather(x, y, data_name, n, indices)
         order = rows if positions is None else np.asarray(positions)[: len(labels)].astype(np.int64)

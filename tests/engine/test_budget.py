@@ -1,13 +1,23 @@
-"""Durations, budgets, and how many steps fit."""
+"""Durations, counts, budgets, and how many steps fit."""
 
 from __future__ import annotations
+
+import json
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rnas_zoo.engine import budget
-from rnas_zoo.engine.budget import TimeBudget, fitting_steps, parse_duration, seconds_per_step
+from rnas_zoo.engine.budget import (
+    PassCounter,
+    TimeBudget,
+    fitting_steps,
+    parse_count,
+    parse_duration,
+    seconds_per_step,
+)
 from rnas_zoo.errors import UsageError
 
 
@@ -46,6 +56,68 @@ def test_what_is_no_duration_is_refused_with_examples(text):
 def test_a_duration_of_nothing_is_refused(text):
     with pytest.raises(UsageError, match="must be positive"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1000000", 10**6),
+        ("1_000_000", 10**6),
+        ("1e6", 10**6),
+        ("1.5E+3", 1500),
+        ("2.5M", 2_500_000),
+        ("800k", 800_000),
+        ("800K", 800_000),
+        ("1.5G", 1_500_000_000),
+        (" 7 ", 7),
+        ("7.0", 7),
+        ("0.1k", 100),
+        ("1e0", 1),
+    ],
+)
+def test_counts_are_read(text, count):
+    assert parse_count(text) == count
+
+
+@given(st.integers(1, 10**12), st.sampled_from(["", "k", "M", "G", "e2", "e9"]), st.integers(0, 4))
+def test_counts_are_exact_or_refused(digits, unit, places):
+    text = f"{digits // 10**places}.{digits % 10**places:0{places}d}{unit}" if places else f"{digits}{unit}"
+    size = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "e2": 100, "e9": 10**9}[unit]
+    exact = Fraction(digits, 10**places) * size
+    if exact.denominator == 1:
+        assert parse_count(text) == exact
+    else:
+        with pytest.raises(UsageError, match="whole number"):
+            parse_count(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "M", "-5", "1e-3", "1e", "1e999", "5 M", "5m", "1,000", "1k5", "five", "nan", "inf", ".5M", "1._0", "٣"],
+)
+def test_what_is_no_count_is_refused_with_examples(text):
+    with pytest.raises(UsageError, match=r"write 1000000, 1e6, 2\.5M or 800k"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"), [("0", "positive"), ("0.0k", "positive"), ("2.5", "whole"), ("1.2345k", "whole")]
+)
+def test_counts_are_whole_and_positive(text, cause):
+    with pytest.raises(UsageError, match=f"must be .*{cause}"):
+        parse_count(text)
+
+
+def test_passes_are_counted_forward_and_backward():
+    counter = PassCounter()
+    counter.add(forward=128)
+    counter.add(forward=128, backward=64)
+    assert (counter.forward, counter.backward, counter.total) == (256, 64, 320)
+    again = PassCounter()
+    again.load_state_dict(json.loads(json.dumps(counter.state_dict())))
+    assert again == counter
+    again.add(backward=1)
+    assert (again.total, counter.total) == (321, 320)
 
 
 def test_a_budget_runs_out_by_the_monotonic_clock(monkeypatch):

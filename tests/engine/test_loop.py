@@ -85,6 +85,21 @@ def test_steps_are_random_but_reproducible(tmp_path, whole):
     assert not torch.equal(other.position, whole[0])
 
 
+def test_a_task_is_observed_for_recorded_rows_only(tmp_path, whole):
+    class Seen(Walk):
+        asked = 0
+
+        def observe(self) -> dict[str, float]:
+            self.asked += 1
+            return {"asked": float(self.asked), "at": float(self.taken)}
+
+    task, folder = run(tmp_path / "run", Seen(), record_every=7, checkpoint_seconds=0.0)
+    assert [(row["asked"], row["at"]) for row in folder.rows()] == [(i + 1, min(60, 7 * i + 7)) for i in range(9)]
+    assert all(row["taken"] == row["at"] for row in folder.rows()), "beside what the step returned"
+    assert task.asked == 9
+    assert torch.equal(task.position, whole[0])
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3, 17, 59])
 def test_a_run_stopped_by_its_budget_resumes_bit_for_bit(tmp_path, whole, steps):
     with pytest.raises(BudgetReachedError, match=f"after step {steps} of {STEPS}") as error:
@@ -192,6 +207,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, bad):
         run(tmp_path / "run", Diverging())
     assert error.value.exit_code == 1
     assert [row["step"] for row in RunFolder(tmp_path / "run", "train", CONFIG, resume=True).rows()] == [3, 6, 9]
+
+
+def test_an_observation_that_is_not_finite_ends_the_run(tmp_path):
+    class Diverging(Walk):
+        def observe(self) -> dict[str, float]:
+            return {"entropy": float("nan") if self.taken > 6 else 0.0}
+
+    with pytest.raises(CheckFailedError, match="entropy became non-finite at step 9"):
+        run(tmp_path / "run", Diverging())
 
 
 def test_global_random_numbers_are_left_as_found(tmp_path):

@@ -61,7 +61,7 @@ def test_none_is_never_chosen_but_weakens_its_edge():
     assert all(edge.op != "none" for edge in discretize(alpha).edges)
 
 
-def naive(alpha: np.ndarray) -> tuple[tuple[tuple[str, int], ...], float]:
+def naive(alpha: np.ndarray, shares: np.ndarray | None = None) -> tuple[tuple[tuple[str, int], ...], float]:
     """The chosen edges in order, and the narrowest decision that led there."""
     chosen, gaps = [], []
     for node in range(4):
@@ -69,8 +69,9 @@ def naive(alpha: np.ndarray) -> tuple[tuple[tuple[str, int], ...], float]:
         for source in range(2 + node):
             row = [float(value) for value in alpha[ROWS[node, source]]]
             total = math.fsum(math.exp(value) for value in row)
+            share = 1.0 if shares is None else float(shares[ROWS[node, source]])
             weights = sorted(
-                ((math.exp(v) / total, PRIMITIVES[i]) for i, v in enumerate(row) if i != NONE), reverse=True
+                ((share * math.exp(v) / total, PRIMITIVES[i]) for i, v in enumerate(row) if i != NONE), reverse=True
             )
             gaps.append(weights[0][0] - weights[1][0])
             candidates.append((weights[0][0], weights[0][1], source))
@@ -88,6 +89,26 @@ def test_discretisation_is_the_naive_one(seed, scale):
     cell = discretize(alpha)
     assert tuple((edge.op, edge.source) for edge in cell.edges) == expected
     assert cell.concat == (2, 3, 4, 5)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 5))
+def test_shares_multiply_the_strengths_of_their_edges(seed, scale):
+    generator = np.random.default_rng(seed)
+    alpha, shares = generator.normal(size=(14, 8)) * scale, generator.dirichlet(np.ones(14))
+    expected, gap = naive(alpha, shares)
+    assume(gap > 1e-9)
+    assert tuple((edge.op, edge.source) for edge in discretize(alpha, shares=shares).edges) == expected
+    assert discretize(alpha, shares=np.full(14, 0.25)) == discretize(alpha)
+
+
+def test_a_share_of_almost_one_decides_the_node_whatever_alpha_says():
+    alpha, shares = np.zeros((14, 8)), np.full(14, 1e-6)
+    alpha[:, SEP3] = 3.0
+    for place in ((0, 1), (1, 2), (2, 3), (3, 4)):
+        shares[ROWS[place]], alpha[ROWS[place]] = 1 - 1e-5, 0.0
+        alpha[ROWS[place], SKIP] = 1e-3
+    first = discretize(alpha, PRIMITIVES, shares).edges[::2]
+    assert first == tuple(Edge("skip_connect", source) for source in (1, 2, 3, 4))
 
 
 @given(arrays(np.float64, (14, 8), elements=st.integers(-2, 2).map(float)))

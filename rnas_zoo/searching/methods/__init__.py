@@ -1,19 +1,88 @@
-"""One file per search method; what all have in common is in `searching.run` and `searching.supernet`."""
+"""One file per search method; what all have in common is in `methods.base` and `searching.task`."""
 
 from __future__ import annotations
 
-from ...errors import UnknownNameError, closest
-from .darts import Darts
+import importlib.util
+import inspect
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
-METHODS = {"darts": Darts}
+from ...engine import config as configuration
+from ...errors import UnknownNameError, UsageError, closest
+from .arnas import Arnas
+from .base import Method
+from .darts import Darts, DartsClean
+from .e2rnas import E2Rnas
+from .random import Random
+from .rnas_cl import RnasCl
+from .rnas_noise import RnasNoise
+from .rnas_vuln import RnasVuln
+
+__all__ = ["ENTRY_POINTS", "METHODS", "Method", "build", "find"]
+
+METHODS: dict[str, type[Method]] = {
+    "rnas_vuln": RnasVuln,
+    "rnas_noise": RnasNoise,
+    "arnas": Arnas,
+    "e2rnas": E2Rnas,
+    "rnas_cl": RnasCl,
+    "darts": Darts,
+    "darts_clean": DartsClean,
+    "random": Random,
+}
+ENTRY_POINTS = "rnas_zoo.methods"
 
 
-def method(name: str) -> type[Darts]:
-    """A search method by name.
+def find(name: str) -> type[Method]:
+    """A search method by name, by `path/to/file.py:Class` (this runs the file), or by an entry point.
 
     Raises:
         UnknownNameError: no such method.
+        UsageError: the file cannot be run, or what it offers is no `Method`.
     """
-    if name not in METHODS:
-        raise UnknownNameError(f"unknown method {name!r}.{closest(name, list(METHODS))} Known: {', '.join(METHODS)}.")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if ".py:" in name:
+        return _from_file(name)
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in offered:
+        return _checked(offered[name].load(), name)
+    known = sorted({*METHODS, *offered})
+    raise UnknownNameError(
+        f"unknown method {name!r}.{closest(name, known)} Known: {', '.join(known)}, or path/to/file.py:Class."
+    )
+
+
+def build(name: str, settings: dict[str, Any]) -> Method:
+    """A method with its settings checked.
+
+    Raises:
+        UsageError: unknown settings, or values of the wrong type or out of range.
+    """
+    cls = find(name)
+    return cls(configuration.from_dict(cls.Settings, settings, f"settings of {name}"))
+
+
+def _from_file(name: str) -> type[Method]:
+    path, _, wanted = name.rpartition(":")
+    if not Path(path).is_file():
+        raise UsageError(f"method {name!r}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"rnas_zoo_method_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"method {name!r}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"method {name!r}: {path} cannot be run ({type(error).__name__}: {error})") from error
+    offered = [key for key, value in vars(module).items() if inspect.isclass(value)]
+    if wanted not in offered:
+        raise UsageError(f"method {name!r}: {path} has no class {wanted!r}.{closest(wanted, offered)}")
+    return _checked(getattr(module, wanted), name)
+
+
+def _checked(found: Any, name: str) -> type[Method]:
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise UsageError(f"method {name!r} must be a subclass of rnas_zoo.searching.methods.Method")
+    return found

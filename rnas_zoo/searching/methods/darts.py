@@ -1,27 +1,28 @@
-"""DARTS, first order (Liu, Simonyan, Yang, ICLR 2019): the base of the robust methods, and their control.
+"""First-order DARTS as it stands (Liu, Simonyan, Yang, ICLR 2019): the controls of the robust methods.
 
-    min over α of L_val(w*(α), α)   subject to   w*(α) = argmin over w of L_train(w, α)
-
-Both levels take one gradient step in turn and w is used in place of w*(α). With an adversarial weight step, L_train is
-the cross-entropy on PGD images of the current supernet.
+Every hook is the default one. `darts` takes its weight steps on adversarial images, `darts_clean` on the images as they
+are, which is the original.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from ...attacks import Keys, Threat
-from ...training.objectives import Perturb
+from ..config import FAST
+from .base import Method
 
 
-class Darts:
-    """Clean validation loss above, (adversarial) training loss below."""
+class Darts(Method):
+    """Adversarial weight steps, clean validation loss; the values of `paper` are the original's, with PGD-7."""
 
-    def weight_loss(self, net: nn.Module, x: Tensor, y: Tensor, perturb: Perturb, threat: Threat, keys: Keys) -> Tensor:
-        """What a weight step minimises on a training batch."""
-        return F.cross_entropy(net(perturb(net, x, y, threat, keys)), y)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "fast": FAST}
 
-    def arch_loss(self, net: nn.Module, x: Tensor, y: Tensor, perturb: Perturb, threat: Threat, keys: Keys) -> Tensor:
-        """What an architecture step minimises on a validation batch."""
-        return F.cross_entropy(net(x), y)
+
+class DartsClean(Method):
+    """DARTS without any adversary."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"attack": "clean"},
+        "fast": {**FAST, "attack": "clean"},
+    }

@@ -1,4 +1,4 @@
-"""Data sets in their official order, images by their hash, and batches that depend on (seed, step) alone."""
+"""Data sets in their official order, and damaged ones refused."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rnas_zoo import data
-from rnas_zoo.data import Batches, Dataset, ImageSet
-from rnas_zoo.errors import DataError, UnknownNameError, UsageError
-
-
-def numbered(n: int, size: int = 8, seed: int = 0) -> ImageSet:
-    """Noise images, labelled by their position."""
-    images = np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-    return ImageSet(images, np.arange(n))
-
+from rnas_zoo.data import Dataset
+from rnas_zoo.errors import DataError, UnknownNameError
 
 # --- digits -----------------------------------------------------------------------------------------------------------
 
@@ -59,6 +49,16 @@ def test_digits_split_and_classes(digits):
     assert digits.classes == tuple("0123456789")
     assert digits.num_classes == 10
     assert digits.augmentation == "crop", "a mirrored digit is another digit, or none"
+
+
+def test_digits_are_those_evidence_was_recorded_on(digits):
+    hashes = [
+        data.images_hash([data.pixel_hash(image) for image in part.images]) for part in (digits.train, digits.test)
+    ]
+    assert hashes == [
+        "b2166636ab4f531cc10a56ed34d04bdf960f5091370769bd48164648aeb98b1c",
+        "bcab4048b20f09911d468ea752af1d7e12c84779f90e5c9d5519a4c9734573f8",
+    ]
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
@@ -141,6 +141,17 @@ def test_npz_may_name_its_classes(npz_file):
     path = npz_file(class_names=["cat", "dog", "eel", "fox"])
     assert data.load(path).classes == ("cat", "dog", "eel", "fox")
     assert data.load(path).num_classes == 4
+
+
+@pytest.mark.parametrize("shape", [(-1, 16, 16), (-1, 16, 16, 1)])
+def test_grey_npz_is_repeated_to_three_channels(shape, npz_file):
+    generator = np.random.default_rng(0)
+    train, test = (generator.integers(0, 256, (n, 16, 16), dtype=np.uint8) for n in (60, 24))
+    found = data.load(npz_file(x_train=train.reshape(shape), x_test=test.reshape(shape)))
+    for part, grey in ((found.train, train), (found.test, test)):
+        assert part.images.shape == (*grey.shape, 3)
+        for channel in range(3):
+            np.testing.assert_array_equal(part.images[..., channel], grey)
 
 
 MALFORMED = {
@@ -228,143 +239,6 @@ def test_unknown_data_set_suggests_the_nearest(name, near):
         data.load(name)
 
 
-# --- identity of images -----------------------------------------------------------------------------------------------
-
-
-def test_pixel_hash_is_sha256_of_the_bytes_in_reading_order():
-    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    spelled = bytes(int(image[row, column, channel]) for row in range(4) for column in range(5) for channel in range(3))
-    assert data.pixel_hash(image) == hashlib.sha256(spelled).hexdigest()
-    assert data.pixel_hash(np.asfortranarray(image)) == data.pixel_hash(image)
-    assert data.pixel_hash(image.astype(np.float64)) == data.pixel_hash(image)
-    assert data.pixel_hash(image[::-1]) != data.pixel_hash(image)
-
-
-def test_images_hash_is_sha256_of_the_hashes_in_order():
-    hashes = [hashlib.sha256(bytes([i])).hexdigest() for i in range(3)]
-    whole = hashlib.sha256()
-    for text in hashes:
-        whole.update(text.encode("ascii"))
-    assert data.images_hash(hashes) == whole.hexdigest()
-    assert data.images_hash(hashes[::-1]) != data.images_hash(hashes)
-
-
-def test_to_pixels_is_channels_first_and_divided_by_255():
-    images = numbered(3, size=4).images
-    pixels = data.to_pixels(images)
-    assert pixels.dtype == torch.float32
-    assert pixels.shape == (3, 3, 4, 4)
-    for n, channel, row, column in [(0, 0, 0, 0), (2, 1, 3, 2), (1, 2, 0, 3)]:
-        assert pixels[n, channel, row, column].item() == np.float32(images[n, row, column, channel]) / np.float32(255)
-    np.testing.assert_array_equal(data.to_pixels(images[:, :, ::-1]), pixels.flip(3))
-
-
-# --- held-out part ----------------------------------------------------------------------------------------------------
-
-
-@given(n=st.integers(2, 200), seed=st.integers(0, 2**32), holdout=st.floats(0.01, 0.5))
-def test_split_is_a_partition_of_the_training_images(n, seed, holdout):
-    train = numbered(n, size=1)
-    dataset = Dataset("x", train, ImageSet(train.images[:1], np.array([-1])), tuple("ab"))
-    kept, held = dataset.split(seed, holdout)
-    assert sorted([*kept.labels, *held.labels]) == list(range(n)), "every training image once, no test image"
-    assert len(held) == max(1, round(n * holdout))
-    for part in (kept, held):
-        assert (np.diff(part.labels) > 0).all(), "official order"
-        np.testing.assert_array_equal(part.images, train.images[part.labels])
-
-
-def test_split_depends_on_the_seed_alone():
-    dataset = Dataset("x", numbered(100), numbered(5), tuple("ab"))
-    first, again, other = (set(dataset.split(seed)[1].labels) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
-
-
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def make(images: ImageSet, size: int, **kwargs) -> Batches:
-    return Batches(images, size, **{"seed": 4, "stream": "test", **kwargs})
-
-
-@pytest.mark.parametrize("augmentation", data.AUGMENTATIONS)
-def test_a_batch_depends_on_seed_and_step_only(augmentation):
-    images = numbered(20)
-    in_turn = make(images, 6, augmentation=augmentation)
-    expected = [in_turn(step) for step in range(9)]
-    jumping = make(images, 6, augmentation=augmentation)
-    for step in (8, 0, 5, 5, 2, 7):
-        x, y = jumping(step)
-        assert torch.equal(x, expected[step][0])
-        assert torch.equal(y, expected[step][1])
-
-
-@given(n=st.integers(1, 40), size=st.integers(1, 40), epoch=st.integers(0, 50))
-def test_an_epoch_has_no_image_twice(n, size, epoch):
-    if size > n:
-        with pytest.raises(UsageError, match="lower --batch-size"):
-            make(numbered(n, size=1), size)
-        return
-    batches = make(numbered(n, size=1), size)
-    steps = n // size
-    assert batches.steps_per_epoch == steps
-    seen = [int(label) for step in range(steps) for label in batches(epoch * steps + step)[1]]
-    assert len(seen) == steps * size == len(set(seen))
-    assert set(seen) <= set(range(n))
-
-
-def test_epochs_and_seeds_and_streams_shuffle_differently():
-    images = numbered(32, size=1)
-    orders = [
-        tuple(make(images, 32, seed=seed, stream=stream)(epoch)[1].tolist())
-        for seed, stream, epoch in [(0, "a", 0), (0, "a", 1), (1, "a", 0), (0, "b", 0)]
-    ]
-    assert len(set(orders)) == 4
-    assert tuple(make(images, 32, seed=0, stream="a")(0)[1].tolist()) == orders[0]
-
-
-def test_without_augmentation_images_are_as_given():
-    images = numbered(12)
-    x, y = make(images, 5, augmentation="none")(1)
-    expected = images.images[y.numpy()].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-    np.testing.assert_array_equal(x.numpy(), expected)
-    assert y.dtype == torch.int64
-
-
-def shifted(image: np.ndarray, dy: int, dx: int, flip: bool) -> np.ndarray:
-    """The image moved by (dy, dx) with its edge pixels repeated, then mirrored."""
-    height, width, _ = image.shape
-    moved = np.empty_like(image)
-    for row in range(height):
-        for column in range(width):
-            moved[row, column] = image[min(max(row + dy, 0), height - 1), min(max(column + dx, 0), width - 1)]
-    return moved[:, ::-1] if flip else moved
-
-
-@pytest.mark.parametrize(("augmentation", "flips"), [("crop", {False}), ("crop_flip", {False, True})])
-def test_augmented_images_are_shifts_by_up_to_an_eighth(augmentation, flips):
-    images = numbered(5, size=16)
-    table = {
-        (label, shifted(images.images[label], dy, dx, flip).tobytes()): (dy, dx, flip)
-        for label in range(5)
-        for dy in range(-2, 3)
-        for dx in range(-2, 3)
-        for flip in (False, True)
-    }
-    batches = make(images, 5, augmentation=augmentation)
-    seen = []
-    for step in range(40):
-        x, y = batches(step)
-        for image, label in zip(x, y, strict=True):
-            pixels = np.rint(image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-            seen.append(table[int(label), pixels.tobytes()])
-    for axis in (0, 1):
-        assert {move[axis] for move in seen} == {-2, -1, 0, 1, 2}
-    assert {flip for _, _, flip in seen} == flips
-    assert len({(dy, dx) for dy, dx, _ in seen}) > 20, "rows and columns move independently"
-
-
-def test_unknown_augmentation_is_refused():
-    with pytest.raises(UsageError, match="crop_flip"):
-        make(numbered(4), 2, augmentation="cutmix")
+def test_path_that_does_not_exist_says_what_may_be_given(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"digits, or a FILE\.npz, or a FOLDER"):
+        data.load(tmp_path / "nothing")

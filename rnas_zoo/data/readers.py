@@ -1,0 +1,136 @@
+"""Data sets by name or path."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, UnknownNameError, closest
+from .folder import read_folder
+from .sets import Dataset, ImageSet
+from .sizes import resized
+
+DIGITS_TEST = 360
+
+
+def _digits() -> Dataset:
+    """scikit-learn's handwritten digits (8x8, 17 grey levels), bilinearly scaled to 32x32 RGB."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    grey = np.round(raw.images * (255 / 16)).astype(np.uint8)
+    large = np.stack([np.asarray(Image.fromarray(g).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey])
+    images, labels = np.repeat(large[..., None], 3, axis=3), raw.target.astype(np.int64)
+    cut = len(labels) - DIGITS_TEST
+    return Dataset(
+        "digits",
+        ImageSet(images[:cut], labels[:cut]),
+        ImageSet(images[cut:], labels[cut:]),
+        tuple(str(i) for i in range(10)),
+        "crop",
+    )
+
+
+def _cifar10(root: Path) -> Dataset:
+    """CIFAR-10 in its official on-disk layout, read by torchvision."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        parts = [CIFAR10(str(root), train=train, download=False) for train in (True, False)]
+    except RuntimeError as error:
+        raise DataError(
+            f"CIFAR-10 is not in {root}: put the official cifar-10-batches-py there, "
+            f"or set RNAS_ZOO_DATA to the folder that holds it ({error})"
+        ) from error
+    train, test = (ImageSet(part.data, np.asarray(part.targets, np.int64)) for part in parts)
+    return Dataset("cifar10", train, test, tuple(parts[0].classes))
+
+
+def _npz(path: Path) -> Dataset:
+    """An .npz file with x_train, y_train, x_test, y_test and optionally `classes`.
+
+    Images are uint8, (N, H, W, 3) or grey (N, H, W) or (N, H, W, 1), which is repeated to three channels; labels are
+    integers.
+    """
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in ("x_train", "y_train", "x_test", "y_test"):
+                if key not in file:
+                    raise DataError(f"{path}: has no array {key!r}; needed are x_train, y_train, x_test, y_test")
+                arrays[key] = file[key]
+            classes = tuple(map(str, file["classes"])) if "classes" in file else None
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    grey = all(_is_grey(arrays[f"x_{part}"]) for part in ("train", "test"))
+    splits = []
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[3] == 3)):
+            raise DataError(
+                f"{path}: x_{part} must be uint8 (N, H, W, 3), or both splits grey (N, H, W) or (N, H, W, 1), found "
+                f"{images.dtype} {images.shape}"
+            )
+        if grey:
+            images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=3)
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+            raise DataError(f"{path}: y_{part} must hold one integer per image, found {labels.dtype} {labels.shape}")
+        splits.append(ImageSet(images, labels.astype(np.int64)))
+    top = int(max(part.labels.max() for part in splits))
+    if min(part.labels.min() for part in splits) < 0 or (classes and top >= len(classes)):
+        raise DataError(f"{path}: labels must lie between 0 and {len(classes) - 1 if classes else top}")
+    if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
+        raise DataError(f"{path}: training and test images differ in size")
+    return Dataset(path.stem, splits[0], splits[1], classes or tuple(str(i) for i in range(top + 1)))
+
+
+def _is_grey(images: np.ndarray) -> bool:
+    return images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 1)
+
+
+def data_root() -> Path:
+    """Where downloaded data sets are looked for: $RNAS_ZOO_DATA, else `data` in the current folder."""
+    return Path(os.environ.get("RNAS_ZOO_DATA", "data"))
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {"digits": _digits, "cifar10": lambda: _cifar10(data_root())}
+
+
+def load(name: str | Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
+    """A data set by name (`digits`, `cifar10`), from an .npz file, or from a folder of images.
+
+    A folder named like a data set is meant by `./digits`. All images are held in memory as uint8, at their final size.
+
+    Args:
+        image_size: one number for height and width, or (height, width), at least 8. Images that all share a size
+            smaller by at most 8 pixels per side are padded evenly with zeros (28x28 to 32x32); any others are scaled
+            until they just cover it and cropped at the centre. If that changes images, the data set is called
+            `name@size`, so that evidence never takes them for the originals. None: as they are.
+
+    Raises:
+        UnknownNameError: no such data set.
+        DataError: its files are missing or malformed, or differ in size without `image_size`.
+        UsageError: an `image_size` that is none.
+    """
+    text = str(name)
+    if text in DATASETS:
+        return resized(DATASETS[text](), image_size)
+    if text.endswith(".npz"):
+        return resized(_npz(Path(text)), image_size)
+    if Path(text).is_dir():
+        return read_folder(Path(text), image_size)
+    known = sorted(DATASETS)
+    raise UnknownNameError(
+        f"unknown data set {text!r}.{closest(text, known)} Known: {', '.join(known)}, or a FILE.npz, or a FOLDER of "
+        "images that exists."
+    )
