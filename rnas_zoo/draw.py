@@ -35,9 +35,9 @@ DPI = 160
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """matplotlib's own defaults with our fonts, whatever the user's matplotlibrc says."""
-    from matplotlib import style
+    from matplotlib import style as matplotlib_style
 
     fonts = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
     ours = {
@@ -46,18 +46,24 @@ def _style() -> Iterator[None]:
         "svg.fonttype": "none",
         "svg.hashsalt": "rnas-zoo",
     }
-    with style.context(["default", ours]):
+    with matplotlib_style.context(["default", ours]):
         yield
 
 
-def _suffix(path: Path) -> str:
+def check_suffix(path: Path) -> str:
+    """The kind of a picture, `svg` or `png`.
+
+    Raises:
+        UsageError: another suffix.
+    """
     if path.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"cannot draw {path}: pictures are .svg or .png, so give the file one of these suffixes.")
     return path.suffix.lower()[1:]
 
 
-def _save(figure: Figure, path: Path, title: str, **options: Any) -> Path:
-    kind = _suffix(path)
+def save(figure: Figure, path: Path, title: str, **options: Any) -> Path:
+    """Write a figure, the same one as the same bytes; the path."""
+    kind = check_suffix(path)
     metadata = {"Date": None, "Creator": None, "Title": printable(title)} if kind == "svg" else {"Software": None}
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata, facecolor=PAPER, **options)
@@ -79,9 +85,9 @@ def draw_genotype(genotype: Genotype, path: str | Path) -> Path:
         OutputNotWritableError: the folder cannot be created or written.
     """
     path = Path(path)
-    _suffix(path)
-    with _style():
-        return _save(genotype_figure(genotype), path, genotype.name)
+    check_suffix(path)
+    with style():
+        return save(genotype_figure(genotype), path, genotype.name)
 
 
 def genotype_figure(genotype: Genotype) -> Figure:
@@ -255,7 +261,7 @@ def draw_curve(
         OutputNotWritableError: the folder cannot be created or written.
     """
     path = Path(path)
-    _suffix(path)
+    check_suffix(path)
     if not series:
         raise UsageError("a curve needs at least one series of (ε, accuracy) points, found none.")
     curves = {}
@@ -266,8 +272,8 @@ def draw_curve(
         if not (np.isfinite(curve).all() and (curve >= 0).all() and (curve[:, 1] <= 1).all()):
             raise UsageError(f"series {name!r}: ε must be finite and at least 0, accuracy between 0 and 1.")
         curves[name] = curve
-    with _style():
-        return _save(_curve_figure(curves, title, eps_label), path, title, bbox_inches="tight", pad_inches=0.15)
+    with style():
+        return save(_curve_figure(curves, title, eps_label), path, title, bbox_inches="tight", pad_inches=0.15)
 
 
 def _curve_figure(curves: Mapping[str, np.ndarray], title: str, eps_label: str) -> Figure:
@@ -337,14 +343,14 @@ def draw_pairs(
         OutputNotWritableError: the folder cannot be created or written.
     """
     path = Path(path)
-    _suffix(path)
+    check_suffix(path)
     images, twins = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
     if images.shape != twins.shape:
         raise UsageError(f"clean and adversarial images differ in shape: {images.shape} and {twins.shape}.")
     if len(captions) != len(images) or any(len(pair) != 2 for pair in captions):
         raise UsageError(f"{len(images)} pairs of images need as many pairs of captions, found {len(captions)}.")
-    with _style():
-        return _save(_pairs_figure(images, twins, captions, title), path, title)
+    with style():
+        return save(_pairs_figure(images, twins, captions, title), path, title)
 
 
 def _pixels(images: np.ndarray, name: str) -> np.ndarray:

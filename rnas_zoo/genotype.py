@@ -21,6 +21,7 @@ from typing import Any
 from . import resources
 from .errors import GenotypeError, UnknownNameError, closest
 
+OWN_DATA = "_cifar10"  # the data set our own searches are named without
 SCHEMA = 1
 PRIMITIVES = (
     "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
@@ -371,14 +372,19 @@ def names() -> list[str]:
     return sorted(path.stem for path in resources.folder("genotypes").glob("*.json"))
 
 
+def model_name(name: str) -> str:
+    """The model of a bundled genotype: `rnas_` and its name; our own of CIFAR-10 do without the data set's."""
+    return f"rnas_{name.removesuffix(OWN_DATA) if name.startswith('ours_') else name}"
+
+
 def named(name: str) -> Genotype:
-    """A bundled genotype by name, with or without the prefix `rnas_`.
+    """A bundled genotype by its name or its model's.
 
     Raises:
         UnknownNameError: no such genotype; the message names near ones.
     """
     known = names()
-    stem = name.removeprefix("rnas_")
+    stem = next((own for own in known if name in (own, model_name(own))), name.removeprefix("rnas_"))
     if stem not in known:
         raise UnknownNameError(
             f"unknown genotype {name!r}.{closest(stem, known)} Run `rnas-zoo list --genotypes` for all."

@@ -59,8 +59,21 @@ def test_names_lists_every_file_once():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_named_takes_the_name_with_and_without_prefix(name):
-    assert genotype.named(name) == genotype.named(f"rnas_{name}")
+    assert genotype.named(name) == genotype.named(f"rnas_{name}") == genotype.named(genotype.model_name(name))
     assert genotype.named(name).to_json() == raw(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("arnas", "rnas_arnas"),
+        ("ours_arnas_cifar10", "rnas_ours_arnas"),
+        ("ours_rnas_cl_digits", "rnas_ours_rnas_cl_digits"),
+        ("e2rnas_cifar10", "rnas_e2rnas_cifar10"),
+    ],
+)
+def test_models_of_our_own_searches_do_without_cifar10_in_their_name(name, model):
+    assert genotype.model_name(name) == model
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..engine.budget import parse_duration
+from ..engine.budget import parse_count, parse_duration
 from ..errors import UsageError
 from ..preprocessing import Preprocessing
 
@@ -25,6 +25,18 @@ class Duration(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             return value if isinstance(value, float) else parse_duration(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Count(click.ParamType):
+    """A whole number, from text such as 800k, 2.5M or 1e6."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_count(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

@@ -15,7 +15,7 @@ from .common import budget_options, compute_options, computing, json_option, per
 @click.option("--arch", help="Model name, or genotype name or .json file, instead of a recipe.")
 @click.option("--data", "data_name", help="digits, cifar10, or FILE.npz.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
-@click.option("--objective", type=click.Choice(["pgd", "clean"]))
+@click.option("--objective", type=click.Choice(["pgd", "nfgsm", "fgsm_rs", "clean"]))
 @click.option("--norm", type=click.Choice(["linf", "l2"]))
 @click.option("--eps", help="Size of the perturbations trained against, in pixels of [0, 1].")
 @click.option("--attack-steps", type=click.IntRange(1))

@@ -10,7 +10,6 @@ from decimal import Decimal
 from statistics import median
 
 from ..errors import UsageError
-from . import distribution
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _THOUSANDS = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9}
@@ -103,4 +102,6 @@ def fitting_steps(per_step: float, seconds: float, *, at_least: int = 10, use: f
 
     Under torchrun as many as fit on the slowest process, so that all plan the same.
     """
+    from . import distribution  # which needs torch; reading a duration does not
+
     return -distribution.largest(-max(at_least, int(seconds * use / max(per_step, 1e-9))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def _under(run: dict[str, Any], attack: str) -> str:
     if attack not in run["attacks"]:
         return "–"
     return _percent(evidence.accuracy_under(run, attack))
+
+
+def describe_training(recipe: Mapping[str, Any], threat: str) -> str:
+    """What the weights learned from."""
+    if recipe["objective"] == "clean":
+        return "standard training"
+    attacks = {"pgd": f"PGD-{recipe['attack_steps']}", "nfgsm": "N-FGSM", "fgsm_rs": "FGSM-RS"}
+    return f"adversarial training with {attacks[recipe['objective']]} at {threat}"
 
 
 def describe_architecture(found: genotype.Genotype) -> str:
@@ -113,9 +122,7 @@ def render(folder: str | Path) -> str:
             parity=max(onnx["parity"].values()) if onnx else 0.0,
             architecture=describe_architecture(found) if found else f"`{config['architecture']}`, designed by hand.",
             drawn=found is not None,
-            objective=f"adversarial training with PGD-{recipe['attack_steps']} at {threat}"
-            if adversarial
-            else "standard training",
+            objective=describe_training(recipe, threat),
             recipe=recipe,
             check=_count_check(folder),
         )

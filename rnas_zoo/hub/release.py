@@ -90,7 +90,7 @@ def package(
         raise CheckpointError(f"{run} is no finished training run (it is {info['kind']}, {info['status']})")
     config = configuration.from_dict(TrainConfig, info["config"], f"{run}/run.json")
     threat, device = threat or config.threat, resolve_device(device)
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.image_size)
     name = f"{config.architecture}.{tag_of(config)}"
     with atomic_folder(out, overwrite=overwrite) as folder:
         found = _write_model(Path(run), config, dataset, name, folder)
@@ -133,11 +133,12 @@ def _write_model(
     run: Path, config: TrainConfig, dataset: data.Dataset, name: str, folder: Path
 ) -> genotype.Genotype | None:
     """config.json and model.safetensors; returns the network's genotype, None for a teacher."""
-    network: Any = build_model(replace(config, drop_path=0.0), dataset.num_classes)
-    load_weights(network, run / "model.safetensors", config.architecture)
-    found = getattr(network, "genotype", None)
-    if not isinstance(network, PixelNet):
+    built: Any = build_model(replace(config, drop_path=0.0), dataset.num_classes)
+    load_weights(built, run / "model.safetensors", config.architecture)
+    found = getattr(built, "genotype", None)
+    if not isinstance(built, PixelNet):
         raise UsageError(f"{config.architecture} is no searched architecture and no teacher of this package")
+    network: Any = built
     tensors = shipped_tensors(network.state_dict())
     height, width = dataset.image_size
     with torch.no_grad():

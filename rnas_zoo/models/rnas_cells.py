@@ -304,11 +304,12 @@ def _architectures() -> dict[str, dict[str, Any]]:
     for name in genotypes.names():
         found = genotypes.named(name)
         if isinstance(found.structure, Cells | DenseCells):
-            entries[f"rnas_{name}"] = {"genotype": name}
+            model = genotypes.model_name(name)
+            entries[model] = {"genotype": name}
             any_depth = not isinstance(found.structure, DenseCells) or found.structure.share
             if any_depth and found.hash not in compact:
                 compact.add(found.hash)
-                entries[f"rnas_{name}_c16l8"] = {"genotype": name, **COMPACT}
+                entries[f"{model}_c16l8"] = {"genotype": name, **COMPACT}
     return entries
 
 

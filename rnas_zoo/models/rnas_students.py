@@ -148,7 +148,9 @@ class RnasStudent(PixelNet):
 
 
 _ARCHITECTURES = {
-    f"rnas_{name}": name for name in genotypes.names() if isinstance(genotypes.named(name).structure, Channels)
+    genotypes.model_name(name): name
+    for name in genotypes.names()
+    if isinstance(genotypes.named(name).structure, Channels)
 }
 default_cfgs = generate_default_cfgs(
     configurations({name: pixel_cfg(pool_size=(4, 4)) for name in (*_ARCHITECTURES, "rnas_students")})

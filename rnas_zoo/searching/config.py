@@ -47,6 +47,9 @@ class SearchConfig:
         arch_learning_rate_floor: factor its cosine ends at; 1: constant.
         augmentation: as in `data.AUGMENTATIONS`; empty for the data set's own.
         teacher: model reference of a robust teacher, for methods that distil.
+        image_size: height and width images are brought to (data.load); None: as they are.
+        held_out_seed: which training images are held out where the data set has none of its own; the same ones for
+            searches that are compared, whatever their seeds.
         settings: the method's own numbers.
     """
 
@@ -83,6 +86,8 @@ class SearchConfig:
     teacher: str = ""
     seed: int = 0
     precision: str = "fp32"
+    image_size: tuple[int, int] | None = None
+    held_out_seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

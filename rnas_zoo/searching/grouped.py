@@ -108,7 +108,7 @@ class Outgoing(nn.Module):
         if "skip_connect" in operations and stride == 2:
             left = chs // 2
             parts = (left, chs - left)
-            self.reduce.extend(nn.Conv2d(chs, edges * part, 1, stride=2, bias=False) for part in parts)
+            self.reduce.extend(nn.Conv2d(chs, edges * part, 1, bias=False) for part in parts)
             self.reduce.append(Norm(edges * chs))
 
     def forward(self, x: Tensor, weights: Tensor) -> list[Tensor]:
@@ -155,7 +155,7 @@ class Outgoing(nn.Module):
 
     def _halved(self, x: Tensor, scale: Tensor) -> Tensor:
         """`FactorizedReduce` of every edge from the rectified state: (N, E·C, H/2, W/2)."""
-        halves = [self.reduce[0](x), self.reduce[1](x[:, :, 1:, 1:])]
+        halves = [self.reduce[0](x[:, :, ::2, ::2]), self.reduce[1](x[:, :, 1::2, 1::2])]
         rows = [half.permute(0, 2, 3, 1).unflatten(-1, (self.edges, -1)) for half in halves]
         return self.reduce[2](torch.cat(rows, dim=-1).flatten(-2).permute(0, 3, 1, 2), scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +25,20 @@ from ..genotype import Genotype, load
 from . import methods
 from .config import PRESETS, SearchConfig
 from .task import SearchTask
+from .watch import SHARE as WATCHING
 
 REFERENCE_BATCH = 256
 STATUS = {"rnas_noise": "reconstructed"}
+FEWEST_IN_PART = 4
 DOMINATED = 5  # skip connections among a cell's eight edges
 
 
 def configured(data: str, method: str = "darts", preset: str = "fast", **changes: Any) -> SearchConfig:
     """The configuration of a method's preset with some values changed.
 
-    A batch size other than that of the `fast` preset scales its learning rate in proportion, unless that is given too.
+    Two values follow others unless they are given too. A batch size other than that of the `fast` preset scales its
+    learning rate in proportion. Channels that do not divide into as many parts as the preset's `partial`, or leave
+    fewer than four to a part, have half as many parts, or a quarter, ...: of 4 parts, 8 channels keep two, 4 keep one.
 
     Raises:
         UsageError: unknown preset, field or value.
@@ -41,15 +46,25 @@ def configured(data: str, method: str = "darts", preset: str = "fast", **changes
     """
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; use {' or '.join(PRESETS)}")
-    values = dict(methods.find(method).presets.get(preset, {}))
+    values, where = dict(methods.find(method).presets.get(preset, {})), f"search with {method}"
+    configuration.from_dict(SearchConfig, {"data": data, **_plain(changes)}, where)
     values["settings"] = {**values.get("settings", {}), **changes.pop("settings", {})}
     sgd = preset == "fast" and values.get("optimizer", "sgd") == "sgd" and "learning_rate" in values
     if sgd and "batch_size" in changes and "learning_rate" not in changes:
         values["learning_rate"] *= changes["batch_size"] / REFERENCE_BATCH
+    if "channels" in changes and "partial" not in changes:
+        values["partial"] = _parts(changes["channels"], values.get("partial", 1))
     values.update(changes)
     return configuration.from_dict(
-        SearchConfig, {"data": data, "method": method, "preset": preset, **_plain(values)}, f"search with {method}"
+        SearchConfig, {"data": data, "method": method, "preset": preset, **_plain(values)}, where
     )
+
+
+def _parts(channels: int, most: int) -> int:
+    """The largest of most, most / 2, most / 4, … that divides the channels into parts of at least four; else 1."""
+    while most > 1 and (channels % most or channels // most < FEWEST_IN_PART):
+        most //= 2
+    return max(1, most)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,14 +127,14 @@ def search(
     where = resolve_device(device)
     with distribution.group(where):
         known = run_folder(out)
-        started = (known / "run.json").is_file()
-        if out.exists() and not (resume and started):
+        started, exists = distribution.gather(((known / "run.json").is_file(), out.exists()))[0]
+        if exists and not (resume and started):
             hint = ", or add --resume" if started else ""
             raise OutputExistsError(f"{out} exists already and was left as it is. Choose another -o{hint}.")
         budget = TimeBudget(time_budget) if time_budget else None
         if resume and started and not config.total_steps:
             config = replace(config, total_steps=read_run(known)["config"]["total_steps"])
-        dataset = data.load(config.data)
+        dataset = data.load(config.data, config.image_size)
         config, teacher = teacher_of(config, dataset)
         if not config.total_steps:
             seconds = fit_seconds or (budget.left if budget and fit_budget else None)
@@ -159,6 +174,7 @@ def with_steps(
     """The configuration with as many steps as fit the seconds, the image passes, or else its epochs."""
     if not methods.find(config.method).searches:
         return replace(config, total_steps=1)
+    begin = time.monotonic()
     scratch = SearchTask(replace(config, total_steps=1000), dataset, device, teacher=teacher, capture=False)
     if seconds is None and passes is None:
         return replace(config, total_steps=config.epochs * scratch.train.steps_per_epoch)
@@ -176,7 +192,10 @@ def with_steps(
 
         duration += share * seconds_per_step(step, probes=3)
         spent += share * (scratch.passes.total - before) / 4 * distribution.world()
-    steps = [fitting_steps(duration, seconds)] if seconds is not None else []
+    steps = []
+    if seconds is not None:
+        left = seconds - (time.monotonic() - begin)
+        steps.append(fitting_steps(duration, left / (1 + WATCHING)))
     if passes is not None:
         before = scratch.passes.total
         scratch.watch.look(0)

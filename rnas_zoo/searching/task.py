@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -65,7 +66,7 @@ class SearchTask:
         self.method.state = {name: value.to(device) for name, value in self.method.state.items()}
         self.perturb = perturbation(config.attack, config.attack_steps, config.attack_mode)
         self.teacher = None if teacher is None else teacher.to(device).eval().requires_grad_(False)
-        train, held_out = dataset.split(config.seed)
+        train, held_out = dataset.split(config.held_out_seed)
         self.train, self.validation = self._halves(train, dataset)
         self.epoch_steps = epoch_steps(config, self.train.steps_per_epoch)
         with torch.random.fork_rng(devices=[]):
@@ -76,6 +77,8 @@ class SearchTask:
         distribution.broadcast([*self.weights, *self.alphas])
         self.fraction, self.learning_rate = torch.zeros((), device=device), torch.zeros((), device=device)
         self.arch_learning_rate, self.in_tail = torch.zeros((), device=device), False
+        self._highest_arch_rate = self._arch_rate()
+        self._statistics = [b for name, b in self.net.named_buffers() if name.endswith(("running_mean", "running_var"))]
         self.weight_optimizer, self.arch_optimizer = self._optimizers()
         self.passes, self._cost_of = PassCounter(), dict[str, tuple[int, int]]()
         self.costs: dict[str, dict[str, Tensor]] = {}
@@ -217,7 +220,7 @@ class SearchTask:
         phase, fraction, config = self.phase(index), index / self.total_steps, self.config
         self.fraction.fill_(fraction)
         self.learning_rate.fill_(config.learning_rate * cosine(fraction, config.learning_rate_floor))
-        self.arch_learning_rate.fill_(self._arch_rate() * cosine(fraction, config.arch_learning_rate_floor))
+        self.arch_learning_rate.fill_(self._highest_arch_rate * cosine(fraction, config.arch_learning_rate_floor))
         self._set_rates()
         x, y = self.train(index)
         inputs = [x, y, self.train.positions(index)]
@@ -276,6 +279,10 @@ class SearchTask:
                     nn.utils.clip_grad_norm_(self.weights, self.config.clip)
                 self.weight_optimizer.step()
                 metrics["train_loss"] = loss.detach()
+            # Every process attacks the same network, and the one that rank 0 has saved.
+            for own, mean in zip(self._statistics, self.average(self._statistics), strict=True):
+                if mean is not own:
+                    own.copy_(mean)
             return {name: torch.as_tensor(value) for name, value in metrics.items()}
 
         return step
@@ -332,10 +339,11 @@ class SearchTask:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a snapshot."""
+        """Return to a snapshot, which stays as it is."""
         self.net.load_state_dict(state["net"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.arch_optimizer.load_state_dict(state["arch_optimizer"])
+        # Optimisers go on with the very tensors they are given.
+        self.weight_optimizer.load_state_dict(copy.deepcopy(state["weight_optimizer"]))
+        self.arch_optimizer.load_state_dict(copy.deepcopy(state["arch_optimizer"]))
         for name, value in state["method"].items():
             self.method.state[name].copy_(value)
         for step in self._steps.values():

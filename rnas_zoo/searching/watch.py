@@ -30,7 +30,7 @@ class Watch:
     many as take about a tenth of the search's passes.
 
     Where weights learn from a single-step attack its accuracy is measured as well. After catastrophic overfitting the
-    search returns to the state of the last look and goes on with multi-step PGD: two steps, one more after each relapse.
+    search returns to the state of the last look and goes on with multi-step PGD: two steps, one more per relapse.
     """
 
     def __init__(self, task: SearchTask, held_out: data.ImageSet, classes: int) -> None:

@@ -44,7 +44,7 @@ def adversarial(steps: int, mode: str = "eval") -> Perturb:
     if steps < 1:
         raise UsageError(f"adversarial training needs at least one attack step, got {steps}; use objective `clean`")
     config = PGD(steps=steps, relative_step=max(0.25, 1.75 / steps))
-    return _attacking(lambda *a: pgd_images(*a[:4], config, a[4]), mode)
+    return _attacking(lambda net, x, y, threat, keys: pgd_images(net, x, y, threat, config, keys), mode)
 
 
 def single_step(name: str, mode: str = "eval") -> Perturb:
@@ -54,7 +54,7 @@ def single_step(name: str, mode: str = "eval") -> Perturb:
         UsageError: an unknown mode.
     """
     config = NFGSM() if name == "nfgsm" else FGSMRS()
-    return _attacking(lambda *a: n_fgsm_images(*a[:4], config, a[4]), mode)
+    return _attacking(lambda net, x, y, threat, keys: n_fgsm_images(net, x, y, threat, config, keys), mode)
 
 
 def _attacking(attack: Perturb, mode: str) -> Perturb:

@@ -23,7 +23,7 @@ from ..engine.progress import Reporter
 from ..engine.record import RunFolder, read_run
 from ..errors import UnknownNameError, UsageError, closest
 from ..files import atomic_path, write_text
-from ..genotype import Channels, resolve
+from ..genotype import Channels, names, resolve
 from ..models.pixels import in_pixels
 from .objectives import keys_of_step, perturbation
 from .schedule import one_cycle, ramp
@@ -36,10 +36,11 @@ class TrainConfig:
     Attributes:
         architecture: a registered model name.
         model_args: further arguments of that model (a genotype as JSON object, channels, layers, stem).
-        data: data set name or .npz file.
-        objective: `pgd` (adversarial) or `clean`.
+        data: data set name, .npz file or folder.
+        image_size: height and width images are brought to (data.load); None: as they are.
+        objective: `pgd`, `nfgsm` or `fgsm_rs` (adversarial), or `clean`.
         norm, eps: threat model trained against; eps in pixels of [0, 1], `8/255` as text.
-        attack_steps: PGD steps per training batch.
+        attack_steps: of `pgd`, per training batch.
         total_steps: optimisation steps; all schedules are functions of step / total_steps. 0: to be fitted to a budget.
         learning_rate: peak of a one-cycle schedule for SGD with Nesterov momentum.
         peak_at: fraction of training at which the learning rate peaks.
@@ -68,6 +69,7 @@ class TrainConfig:
     auxiliary_weight: float = 0.0
     seed: int = 0
     precision: str = "fp32"
+    image_size: tuple[int, int] | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -208,7 +210,10 @@ def recipe_text(config: TrainConfig) -> str:
 
 
 def model_for(architecture: str) -> tuple[str, dict[str, Any]]:
-    """Registered name and arguments for a model name, or for a genotype file or name (then a generic model)."""
+    """Registered name and arguments for a model name, or for a genotype file or name (then a generic model).
+
+    A genotype that is not bundled brings the channels and layers its search chose for it, if any.
+    """
     if timm.is_model(architecture):
         return architecture, {}
     try:
@@ -219,7 +224,8 @@ def model_for(architecture: str) -> tuple[str, dict[str, Any]]:
             "Run `rnas-zoo list` for all."
         ) from error
     generic = "rnas_students" if isinstance(found.structure, Channels) else "rnas_cells"
-    return generic, {"genotype": found.to_json()}
+    size = {} if architecture in names() else dict(found.default)
+    return generic, {"genotype": found.to_json(), **size}
 
 
 def fit(config: TrainConfig, dataset: data.Dataset, device: torch.device, seconds: float) -> TrainConfig:
@@ -265,7 +271,7 @@ def train(
         config = (
             replace(config, total_steps=read_run(out)["config"]["total_steps"]) if not config.total_steps else config
         )
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.image_size)
     if not config.total_steps:
         seconds = fit_seconds or (budget.left if budget and fit_budget else None)
         if seconds is None:

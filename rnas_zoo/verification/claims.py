@@ -17,6 +17,7 @@ import numpy as np
 from .. import data
 from ..attacks.threat import parse_eps
 from ..errors import CheckFailedError, DataError, UsageError
+from ..intervals import clopper_pearson
 from . import evidence, robustbench
 from .folder_check import check_files as check_files
 
@@ -147,7 +148,7 @@ def compare_number(claim: float, run: dict[str, Any], claimed_run: dict[str, Any
                 raise UsageError(f"the claim is about {claimed}, this run about {found}: verify on {claimed}")
             weaker.append(f"the claim is about {claimed}, the images of this run are called {found}")
     robust = round(run["robust_accuracy"] * run["n"])
-    high = evidence.clopper_pearson(min(run["n"], robust + run["refused"]), run["n"])[1]
+    high = clopper_pearson(min(run["n"], robust + run["refused"]), run["n"])[1]
     measured = f"{run['robust_accuracy']:.4f} on {run['n']} images (95 % interval up to {high:.4f})"
     refuting = [f"the claim of {claim:.4f} lies above what was measured: {measured}"] if high < claim else []
     weaker.append("the claim has no verdicts per image")

@@ -1,4 +1,4 @@
-"""Evidence: one JSON record per run, one verdict per image, and the intervals they support."""
+"""Evidence: one JSON record per run and one verdict per image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import CheckFailedError, DataError
 from ..files import atomic_path, write_json
+from ..intervals import clopper_pearson
 
 SCHEMA = 1
 PER_IMAGE = (
@@ -42,16 +43,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "robust_accuracy": (int, float),
     "interval": list,
 }
-
-
-def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval for a proportion."""
-    from scipy.stats import beta
-
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
-    return low, high
 
 
 def read(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, np.ndarray]]]:

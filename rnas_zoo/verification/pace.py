@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from .evidence import clopper_pearson
+from ..intervals import clopper_pearson
 
 
 class Pace:

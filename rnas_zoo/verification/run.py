@@ -19,6 +19,7 @@ from ..engine.budget import TimeBudget
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
 from ..errors import BudgetReachedError, UsageError
+from ..intervals import clopper_pearson
 from ..preprocessing import Preprocessing
 from ..reference import Reference, Subject, subject
 from . import evidence, images, sanity
@@ -255,7 +256,7 @@ def _record(
         "refused": refused,
         "clean_accuracy": clean / count,
         "robust_accuracy": robust / count,
-        "interval": list(evidence.clopper_pearson(robust, count)),
+        "interval": list(clopper_pearson(robust, count)),
         "attacks": totals,
         "passes": sum(total["passes"] for total in totals.values()),
         "seconds": 0.0,

@@ -14,7 +14,7 @@ from .. import random
 from ..attacks import Keys, MarginPGD, Threat, losses, margin_pgd
 from ..attacks.result import frozen, input_gradient
 from ..errors import FlaggedError, UsageError
-from .evidence import clopper_pearson
+from ..intervals import clopper_pearson
 from .flags import flag
 
 IMAGES = 32

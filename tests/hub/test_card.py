@@ -68,3 +68,16 @@ def test_a_card_edited_by_hand_or_false_numbers_fail_the_check(release, tmp_path
         expected = "does not add up"
     with pytest.raises(CheckFailedError, match=expected):
         card.check(folder)
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        ("pgd", "adversarial training with PGD-3 at L∞ 8/255"),
+        ("nfgsm", "adversarial training with N-FGSM at L∞ 8/255"),
+        ("fgsm_rs", "adversarial training with FGSM-RS at L∞ 8/255"),
+        ("clean", "standard training"),
+    ],
+)
+def test_training_is_called_what_it_was(objective, text):
+    assert card.describe_training({"objective": objective, "attack_steps": 3}, "L∞ 8/255") == text

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rnas_zoo  # noqa: F401  (registers the models)
 from rnas_zoo import resources
 from rnas_zoo.errors import ImageSizeError, UsageError
+from rnas_zoo.genotype import model_name
 from rnas_zoo.models.rnas_cells import AuxiliaryHead, RnasCells
 from rnas_zoo.models.size import count_macs, count_parameters
 
@@ -105,7 +106,7 @@ def student_parameters(value: dict[str, Any], classes: int) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_default_sizes_equal_the_check_of_the_genotype_and_the_closed_form(name):
     value = FILES[name]
-    model = entry(f"rnas_{name}")
+    model = entry(model_name(name))
     assert parameters(model) == count_parameters(model) == value["check"]["params"]
     if value["kind"] == "channels":
         assert parameters(model) == student_parameters(value, 10)
@@ -116,20 +117,20 @@ def test_default_sizes_equal_the_check_of_the_genotype_and_the_closed_form(name)
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "macs" in FILES[name]["check"]])
 def test_default_macs_equal_the_check_of_the_genotype(name):
-    model = entry(f"rnas_{name}")
+    model = entry(model_name(name))
     assert count_macs(model) == FILES[name]["check"]["macs"]
 
 
 @pytest.mark.parametrize("name", ["cl_s3", "cl_l", "arnas", "robnet_free"])
 def test_macs_are_half_the_flops_torch_counts(name):
-    model = entry(f"rnas_{name}")
+    model = entry(model_name(name))
     assert count_macs(model) == half_the_flops(model, 32)
 
 
 @pytest.mark.parametrize("name", COMPACT)
 def test_compact_networks_have_16_channels_and_8_cells(name):
     model = entry(name)
-    value = FILES[name.removeprefix("rnas_").removesuffix("_c16l8")]
+    value = FILES[next(own for own in NAMES if model_name(own) == name.removesuffix("_c16l8"))]
     assert len(model.cells) == 8
     assert parameters(model) == count_parameters(model) == cell_network_parameters(value, 16, 8, 10)
     assert count_macs(model) == half_the_flops(model, 32)
@@ -181,8 +182,11 @@ def test_darts_widths_are_c_2c_4c():
 
 @pytest.mark.parametrize("name", CELLS)
 def test_classifiers_see_16_times_the_channels_and_8_times_for_arnas(name):
-    model = entry(f"rnas_{name}")
-    expected = {"arnas": 512, "robnet_large_v2": 1024}.get(name, 576)
+    model = entry(model_name(name))
+    if FILES[name]["kind"] == "accurate_robust_cells":
+        expected = 8 * 64
+    else:
+        expected = 16 * {"robnet_large_v2": 64}.get(name, 36)
     assert model.get_classifier().in_features == model.num_features == expected
 
 

@@ -22,11 +22,11 @@ def image(batch=1, size=32, channels=3):
 
 
 def test_every_genotype_is_registered():
-    expected = {f"rnas_{name}" for name in genotypes.names()} | {"rnas_cells", "rnas_students"}
+    expected = {genotypes.model_name(name) for name in genotypes.names()} | {"rnas_cells", "rnas_students"}
     assert expected <= set(NAMES)
     cells = {n for n in genotypes.names() if genotypes.named(n).kind != "channels"}
     compact = cells - {"robnet_free", "robnet_large_v2"}  # one code per cell, and a copy of robnet_large
-    assert {f"rnas_{n}_c16l8" for n in compact} <= set(NAMES)
+    assert {f"{genotypes.model_name(n)}_c16l8" for n in compact} <= set(NAMES)
     assert all(timm.is_model(name) for name in NAMES)
 
 

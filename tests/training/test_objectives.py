@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rnas_zoo.attacks import PGD, Keys, Threat, pgd
+from rnas_zoo.attacks import FGSMRS, NFGSM, PGD, Keys, Threat, n_fgsm, pgd
 from rnas_zoo.errors import UnknownNameError, UsageError
-from rnas_zoo.training.objectives import OBJECTIVES, evaluating, keys_of_step, perturbation
+from rnas_zoo.training.objectives import OBJECTIVES, SINGLE_STEP, evaluating, keys_of_step, perturbation
 
 KEYS = Keys(3, torch.arange(24))
 
@@ -56,7 +58,7 @@ def test_evaluation_mode_ends_with_the_block(small_net, training):
 def test_unknown_objectives_are_refused_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"unknown objective 'pgf'.*Did you mean pgd.*Known: clean, pgd"):
         perturbation("pgf", 7)
-    assert OBJECTIVES == ("clean", "pgd")
+    assert OBJECTIVES == ("clean", "pgd", "nfgsm", "fgsm_rs")
 
 
 @pytest.mark.parametrize("steps", [0, -1])
@@ -69,3 +71,39 @@ def test_images_are_numbered_through_the_whole_run():
     found = [keys_of_step(9, step, 5, torch.device("cpu")) for step in range(4)]
     assert torch.cat([keys.positions for keys in found]).tolist() == list(range(20))
     assert {keys.seed for keys in found} == {9}
+
+
+@pytest.mark.parametrize(("name", "config"), [("nfgsm", NFGSM()), ("fgsm_rs", FGSMRS())])
+def test_single_step_training_learns_from_the_attacks_of_its_papers(small_net, small_batch, name, config):
+    x, y = small_batch
+    threat = Threat("linf", 0.04)
+    small_net.train()
+    state = {key: value.clone() for key, value in small_net.state_dict().items()}
+    found = perturbation(name, 7)(small_net, x, y, threat, KEYS)
+    assert small_net.training
+    assert all(torch.equal(value, state[key]) for key, value in small_net.state_dict().items()), "statistics untouched"
+    small_net.eval()
+    assert torch.equal(found, n_fgsm(small_net, x, y, threat, config, KEYS).x_adv)
+    assert name in SINGLE_STEP
+
+
+@pytest.mark.parametrize("name", ["pgd", "nfgsm", "fgsm_rs"])
+def test_an_attack_in_training_mode_uses_and_updates_the_batches_statistics(small_net, small_batch, name):
+    x, y = small_batch
+    small_net.train()
+    twin = copy.deepcopy(small_net)
+    found = perturbation(name, 1, "train")(small_net, x, y, Threat("linf", 0.04), KEYS)
+    assert small_net.training
+    assert int(small_net[1].num_batches_tracked) == int(twin[1].num_batches_tracked) + 1
+    assert not torch.equal(small_net[1].running_mean, twin[1].running_mean)
+    config = {"pgd": PGD(steps=1, relative_step=1.75), "nfgsm": NFGSM(), "fgsm_rs": FGSMRS()}[name]
+    attack = pgd if name == "pgd" else n_fgsm
+    assert torch.equal(found, attack(twin, x, y, Threat("linf", 0.04), config, KEYS).x_adv)
+    small_net.eval()
+    assert not torch.equal(perturbation(name, 1)(small_net, x, y, Threat("linf", 0.04), KEYS), found)
+
+
+@pytest.mark.parametrize("name", ["pgd", "nfgsm", "fgsm_rs"])
+def test_unknown_attack_modes_are_refused(name):
+    with pytest.raises(UsageError, match="unknown attack mode 'off'; use eval or train"):
+        perturbation(name, 1, "off")

@@ -423,5 +423,8 @@ def test_model_for_takes_models_genotypes_and_files(tmp_path):
     assert name == "rnas_students"
     (tmp_path / "mine.json").write_text(json.dumps(arguments["genotype"]))
     assert model_for(str(tmp_path / "mine.json")) == (name, arguments)
+    own = {**model_for("vuln_h")[1]["genotype"], "default": {"channels": 6, "layers": 5}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    assert model_for(str(tmp_path / "own.json")) == ("rnas_cells", {"genotype": own, "channels": 6, "layers": 5})
     with pytest.raises(UnknownNameError, match="rnas_vuln_h"):
         model_for("rnas_vuln_hh")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def find(name: str) -> type[Method]:
 
     Raises:
         UnknownNameError: no such method.
-        UsageError: the file cannot be run, or what it offers is no `Method`.
+        UsageError: the file or the entry point cannot be loaded, or what it offers is no `Method`.
     """
     if name in METHODS:
         return METHODS[name]
@@ -47,7 +49,11 @@ def find(name: str) -> type[Method]:
         return _from_file(name)
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name in offered:
-        return _checked(offered[name].load(), name)
+        try:
+            found = offered[name].load()
+        except Exception as error:
+            raise UsageError(f"method {name!r} cannot be loaded ({type(error).__name__}: {error})") from error
+        return _checked(found, name)
     known = sorted({*METHODS, *offered})
     raise UnknownNameError(
         f"unknown method {name!r}.{closest(name, known)} Known: {', '.join(known)}, or path/to/file.py:Class."
@@ -68,10 +74,12 @@ def _from_file(name: str) -> type[Method]:
     path, _, wanted = name.rpartition(":")
     if not Path(path).is_file():
         raise UsageError(f"method {name!r}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"rnas_zoo_method_{Path(path).stem}", path)
+    own = f"rnas_zoo_method_{hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(own, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"method {name!r}: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
