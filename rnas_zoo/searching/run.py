@@ -216,9 +216,7 @@ def _provenance(task: SearchTask, dataset: data.Dataset, folder: RunFolder) -> d
         "seed": config.seed,
         "dataset": dataset.name,
         "cost": {
-            "architecture_steps": sum(task.phase(i) != "warmup" for i in range(task.total_steps))
-            if task.method.searches
-            else 0,
+            "architecture_steps": task.arch_steps(),
             "image_passes": task.passes.total * distribution.world(),
             "seconds": folder.info["seconds"],
             "device": str(task.device),

@@ -248,10 +248,16 @@ class SearchTask:
             self.passes.add(*self._cost_of[phase])
         return found
 
+    def arch_steps(self) -> int:
+        """Steps of the whole search that change the architecture."""
+        if not self.method.searches:
+            return 0
+        return sum(self.phase(index) in self.method.arch_phases for index in range(self.total_steps))
+
     def _arch_rate(self) -> float:
         if self.config.arch_learning_rate:
             return self.config.arch_learning_rate
-        steps = sum(self.phase(index) != "warmup" for index in range(self.total_steps))
+        steps = self.arch_steps()
         return min(FASTEST, max(SLOWEST, TRAVEL / max(1, steps)))
 
     def _set_rates(self) -> None:

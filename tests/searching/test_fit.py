@@ -44,10 +44,14 @@ def test_both_limits_hold_and_the_tighter_one_decides():
     assert both == fit.fitted(named("vuln_l"), 7, SIZE, max_macs=2_000_000, layers=8)
 
 
-def test_depth_is_given_up_before_width_falls_below_sixteen():
-    deep, narrow = (fit.fitted(named("vuln_h"), 7, SIZE, max_params=limit).default for limit in (900_000, 100_000))
-    assert (deep["layers"], deep["channels"] >= 16) == (20, True)
-    assert (narrow["layers"], narrow["channels"] < 16) == (8, True)
+def test_depth_is_given_up_before_width_falls_below_sixteen(monkeypatch):
+    monkeypatch.setattr(fit, "DEPTHS", (6, 5, 3))
+    sizes = {depth: built(fit.sized(named("vuln_h"), 16, depth))[0] for depth in fit.DEPTHS}
+    for limit, layers in ((sizes[6] + 1, 6), (sizes[6] - 1, 5), (sizes[5] - 1, 3)):
+        found = fit.fitted(named("vuln_h"), 7, SIZE, max_params=limit).default
+        assert (found["layers"], found["channels"] >= 16) == (layers, True)
+    narrow = fit.fitted(named("vuln_h"), 7, SIZE, max_params=sizes[3] // 2).default
+    assert (narrow["layers"], narrow["channels"] < 16) == (3, True)
 
 
 def test_a_student_is_narrowed_until_it_fits_and_one_that_fits_is_left():
@@ -95,12 +99,11 @@ def test_scaling_a_student_keeps_equal_widths_equal():
 
 def test_cells_of_their_own_allow_one_depth():
     free = named("robnet_free")
-    if free.structure.share:
-        free = replace(free, structure=replace(free.structure, share=False, codes=free.structure.codes * 4))
-    depth = len(free.structure.codes)
-    found = fit.fitted(free, 7, SIZE, max_params=400_000)
-    assert found.default["layers"] == depth
-    assert built(found)[0] <= 400_000
+    free = replace(free, structure=replace(free.structure, codes=free.structure.codes[:4]))
+    assert not free.structure.share
+    found = fit.fitted(free, 7, SIZE, max_params=100_000)
+    assert found.default["layers"] == 4
+    assert built(found)[0] <= 100_000 < built(found, channels=found.default["channels"] + 1)[0]
 
 
 def test_configurations_state_the_architecture_without_its_provenance():

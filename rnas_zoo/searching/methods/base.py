@@ -57,6 +57,7 @@ class Method:
         Settings: a frozen dataclass of the method's own numbers; the configuration carries and checks them.
         presets: for `paper` and `fast`, what differs from the defaults of `SearchConfig`.
         searches: whether there are architecture and weight steps at all.
+        arch_phases: in which phases of an epoch, its `search` and its `tail`, architecture steps change anything.
         second_order: whether architecture steps need gradients of the weights; these are switched off otherwise.
         state: tensors that change during a search; checkpoints keep them.
     """
@@ -65,6 +66,7 @@ class Method:
     Settings: ClassVar[type] = NoSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "fast": {}}
     searches: ClassVar[bool] = True
+    arch_phases: ClassVar[tuple[str, ...]] = ("search", "tail")
     second_order: ClassVar[bool] = False
 
     def __init__(self, settings: Any = None) -> None:

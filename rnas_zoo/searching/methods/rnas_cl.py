@@ -87,6 +87,7 @@ class RnasCl(Method):
     """Cross-layer distillation: one loss, the weights' steps outside and the architecture's inside an epoch's tail."""
 
     space: ClassVar[str] = "channels"
+    arch_phases: ClassVar[tuple[str, ...]] = ("tail",)
     Settings: ClassVar[type] = RnasClSettings
     # The teacher of a data set where the configuration names none.
     teachers: ClassVar[Mapping[str, str]] = {"digits": "rnas_wrn10_1.pgd_digits_linf16"}
