@@ -30,6 +30,7 @@ from .watch import SHARE as WATCHING
 REFERENCE_BATCH = 256
 STATUS = {"rnas_noise": "reconstructed"}
 FEWEST_IN_PART = 4
+UNTIL_CAPTURED = 5  # steps on a GPU before they are replayed, see engine.capture
 DOMINATED = 5  # skip connections among a cell's eight edges
 
 
@@ -175,7 +176,7 @@ def with_steps(
     if not methods.find(config.method).searches:
         return replace(config, total_steps=1)
     begin = time.monotonic()
-    scratch = SearchTask(replace(config, total_steps=1000), dataset, device, teacher=teacher, capture=False)
+    scratch = SearchTask(replace(config, total_steps=1000), dataset, device, teacher=teacher)
     if seconds is None and passes is None:
         return replace(config, total_steps=config.epochs * scratch.train.steps_per_epoch)
     phases: dict[str, list[int]] = {}
@@ -185,11 +186,15 @@ def with_steps(
     for indices in phases.values():
         share = len(indices) / 1000
         quiet = [index for index in indices if not scratch.watch.due(index + 1)] or indices
+
+        def step(index: int, quiet: list[int] = quiet) -> None:
+            scratch.step(quiet[index % len(quiet)])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        for index in range(UNTIL_CAPTURED if device.type == "cuda" else 0):
+            step(index)
         before = scratch.passes.total
-
-        def step(index: int, quiet: list[int] = quiet) -> object:
-            return scratch.step(quiet[index % len(quiet)])
-
         duration += share * seconds_per_step(step, probes=3)
         spent += share * (scratch.passes.total - before) / 4 * distribution.world()
     steps = []
