@@ -187,10 +187,11 @@ def with_steps(
         share = len(indices) / 1000
         quiet = [index for index in indices if not scratch.watch.due(index + 1)] or indices
 
-        def step(index: int, quiet: list[int] = quiet) -> None:
-            scratch.step(quiet[index % len(quiet)])
+        def step(index: int, quiet: list[int] = quiet) -> object:
+            found = scratch.step(quiet[index % len(quiet)])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
+            return found
 
         for index in range(UNTIL_CAPTURED if device.type == "cuda" else 0):
             step(index)
