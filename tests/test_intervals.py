@@ -14,6 +14,22 @@ from rnas_zoo.errors import UsageError
 samples = st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(lambda values: np.std(values) > 1e-3)
 
 
+@given(
+    st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.99])
+)
+def test_the_interval_of_a_proportion_is_scipys_exact_one(counts, confidence):
+    k, n = counts
+    expected = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
+    assert intervals.clopper_pearson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_interval_of_none_and_of_all_has_a_closed_form(n):
+    bound = 0.025 ** (1 / n)
+    assert intervals.clopper_pearson(0, n) == (0.0, pytest.approx(1 - bound))
+    assert intervals.clopper_pearson(n, n) == (pytest.approx(bound), 1.0)
+
+
 @given(samples)
 def test_the_interval_of_a_mean_is_students(values):
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)

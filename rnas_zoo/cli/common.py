@@ -17,28 +17,21 @@ from ..preprocessing import Preprocessing
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
-    """Seconds, from text such as 90s, 10m or 1h30m."""
+class Parsed(click.ParamType):
+    """A value from text that a function of the library reads."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self.parse = name, parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return value if isinstance(value, float) else parse_duration(value)
+            return self.parse(value) if isinstance(value, str) else value
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
 
-class Count(click.ParamType):
-    """A whole number, from text such as 800k, 2.5M or 1e6."""
-
-    name = "count"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return value if isinstance(value, int) else parse_count(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
+DURATION = Parsed("duration", parse_duration)
+COUNT = Parsed("count", parse_count)
 
 
 def compute_options(command: F) -> F:
@@ -98,9 +91,9 @@ def chosen_preprocessing(
 def budget_options(command: F) -> F:
     """--time-budget and --resume."""
     command = click.option("--resume", is_flag=True, help="Continue the run that is there already.")(command)
-    return click.option(
-        "--time-budget", type=Duration(), help="Stop resumably (exit code 3) after 90s, 10m, 1h30m, ..."
-    )(command)
+    return click.option("--time-budget", type=DURATION, help="Stop resumably (exit code 3) after 90s, 10m, 1h30m, ...")(
+        command
+    )
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on standard output.")

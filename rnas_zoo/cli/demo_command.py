@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from .common import Duration, json_option, print_json
+from .common import DURATION, json_option, print_json
 
 
 @click.command("demo")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
 @click.option(
-    "--time-budget", type=Duration(), default="130s", show_default=True, help="For search and training together."
+    "--time-budget", type=DURATION, default="130s", show_default=True, help="For search and training together."
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads; the networks are tiny."

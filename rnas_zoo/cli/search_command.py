@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import (
-    Count,
+    COUNT,
     budget_options,
     compute_options,
     computing,
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting; may be repeated.")
 @click.option("--steps", "total_steps", type=click.IntRange(1), help="Steps of each search; else they fit the budget.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each search without steps or budget.")
-@click.option("--budget-passes", type=Count(), help="Image passes to fit everything to, such as 2M.")
-@click.option("--max-params", type=Count(), help="Most parameters of the network to be deployed, such as 1e6.")
-@click.option("--max-macs", type=Count(), help="Most multiply-accumulates of one image, such as 50M.")
+@click.option("--budget-passes", type=COUNT, help="Image passes to fit everything to, such as 2M.")
+@click.option("--max-params", type=COUNT, help="Most parameters of the network to be deployed, such as 1e6.")
+@click.option("--max-macs", type=COUNT, help="Most multiply-accumulates of one image, such as 50M.")
 @click.option(
     "--proxy-share", type=float, default=0.4, show_default=True, help="Of the budget, for comparing searches."
 )

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .common import (
-    Duration,
+    DURATION,
     chosen_preprocessing,
     compute_options,
     computing,
@@ -44,7 +44,7 @@ from .common import (
 )
 @click.option("--claim", type=click.FloatRange(0, 1), help="Compare with a bare robust accuracy, such as 0.4773.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Keep finished work in DIR, or go on.")
-@click.option("--time-budget", type=Duration(), help="Stop after 90s, 10m, ... with what is settled (exit code 3).")
+@click.option("--time-budget", type=DURATION, help="Stop after 90s, 10m, ... with what is settled (exit code 3).")
 @click.option("--save", is_flag=True, help="Add the run to the release folder's evidence and write its card anew.")
 @click.option("--save-adversarial", type=click.Path(path_type=Path), help="Write the adversarial images to an .npz.")
 @click.option("--format", "form", type=click.Choice(["table", "robustbench"]), default="table", show_default=True)

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from .. import genotype as genotypes
-from ..errors import GenotypeError, UsageError
+from ..errors import GenotypeError
 from ..genotype import Channels, Genotype
-from .base import PixelNet
-from .ops import take_indices
+from .base import StagedNet
 from .weights import configurations, create, pixel_cfg
 
 __all__ = ["RnasStudent"]
@@ -59,7 +58,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class RnasStudent(PixelNet):
+class RnasStudent(StagedNet):
     """A compact student: (N, in_chans, H, W) in [0, 1] to (N, num_classes) logits.
 
     Args:
@@ -103,48 +102,8 @@ class RnasStudent(PixelNet):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(stage, x)
-            else:
-                x = stage(x)
-        return x
-
-    @torch.jit.ignore
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of the stages named by `indices`, and unless `intermediates_only` the last map."""
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take = take_indices(len(self.stages), indices)
-        x, maps = self.stem(x), []
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > max(take):
-                break
-            x = checkpoint(stage, x) if self.grad_checkpointing else stage(x)
-            if i in take:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last one named by `indices`."""
-        take = take_indices(len(self.stages), indices)
-        self.stages = self.stages[: max(take) + 1]
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take
+    def enter(self, x: Tensor) -> Tensor:
+        return self.stem(x)
 
 
 _ARCHITECTURES = {

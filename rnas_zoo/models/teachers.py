@@ -11,12 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import ClassifierHead
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .base import PixelNet
-from .ops import take_indices
+from .base import StagedNet
 from .weights import configurations, create, pixel_cfg
 
 __all__ = ["WideResNet"]
@@ -41,7 +40,7 @@ class PreActBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.bn2(y)))
 
 
-class WideResNet(PixelNet):
+class WideResNet(StagedNet):
     """WRN-depth-width: (N, in_chans, H, W) in [0, 1] to (N, num_classes) logits.
 
     Args:
@@ -93,48 +92,8 @@ class WideResNet(PixelNet):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^conv1", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        for stage in self.stages:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(stage, x)
-            else:
-                x = stage(x)
-        return x
-
-    @torch.jit.ignore
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of the stages named by `indices`, and unless `intermediates_only` the last map."""
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take = take_indices(len(self.stages), indices)
-        x, maps = self.conv1(x), []
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > max(take):
-                break
-            x = checkpoint(stage, x) if self.grad_checkpointing else stage(x)
-            if i in take:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last one named by `indices`."""
-        take = take_indices(len(self.stages), indices)
-        self.stages = self.stages[: max(take) + 1]
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take
+    def enter(self, x: Tensor) -> Tensor:
+        return self.conv1(x)
 
 
 _ARCHITECTURES = ((34, 10), (28, 10), (10, 2), (10, 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import data, models  # noqa: F401  (models registers the architectures)
 from ..attacks import PGD, Keys, Threat, pgd
 from ..engine import config as configuration
-from ..engine import loop
+from ..engine import distribution, loop
 from ..engine.budget import TimeBudget, fitting_steps, seconds_per_step
 from ..engine.device import autocast, resolve_device
 from ..engine.progress import Reporter
@@ -265,6 +265,8 @@ def train(
         BudgetReachedError, InterruptedRunError: the run stopped; it resumes.
         UsageError, OutputExistsError, CheckpointError: see their messages.
     """
+    if distribution.world() > 1 and not torch.distributed.is_initialized():
+        raise UsageError("training does not share its work among processes yet; start it without torchrun")
     budget = TimeBudget(time_budget) if time_budget else None
     where = resolve_device(device)
     if resume and (Path(out) / "run.json").is_file():

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from rnas_zoo.engine.capture import Captured
 from rnas_zoo.errors import UsageError
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="waits for a CUDA device: run this file on a machine with a GPU"
+)
 
 
 class Learner:

@@ -428,3 +428,10 @@ def test_model_for_takes_models_genotypes_and_files(tmp_path):
     assert model_for(str(tmp_path / "own.json")) == ("rnas_cells", {"genotype": own, "channels": 6, "layers": 5})
     with pytest.raises(UnknownNameError, match="rnas_vuln_h"):
         model_for("rnas_vuln_hh")
+
+
+def test_several_processes_are_refused_before_anything_is_written(small_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        train(TrainConfig("rnas_cells", str(small_data), total_steps=1), tmp_path / "run", device="cpu")
+    assert list(tmp_path.iterdir()) == []

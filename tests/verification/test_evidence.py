@@ -1,4 +1,4 @@
-"""Evidence: exact intervals, one record per run, and numbers that must add up."""
+"""Evidence: one record per run, and numbers that must add up."""
 
 from __future__ import annotations
 
@@ -15,25 +15,6 @@ from scipy import stats
 from rnas_zoo import data
 from rnas_zoo.errors import CheckFailedError, DataError
 from rnas_zoo.verification import evidence
-
-# --- intervals --------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.99])
-)
-def test_interval_is_scipys_exact_one(counts, confidence):
-    k, n = counts
-    expected = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
-    assert evidence.clopper_pearson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-@pytest.mark.parametrize("n", [1, 10, 1000])
-def test_interval_of_none_and_of_all_has_a_closed_form(n):
-    bound = 0.025 ** (1 / n)
-    assert evidence.clopper_pearson(0, n) == (0.0, pytest.approx(1 - bound))
-    assert evidence.clopper_pearson(n, n) == (pytest.approx(bound), 1.0)
-
 
 # --- records ----------------------------------------------------------------------------------------------------------
 
