@@ -1,4 +1,4 @@
-"""Depthwise separable convolutions whose gradients are about as fast as their forward pass on the CPU.
+"""Depthwise convolutions, alone or separable, whose gradients are about as fast as their forward pass on the CPU.
 
 oneDNN's forward kernels are fast for every depthwise convolution in channels-last memory, its gradient kernels only for
 narrow undilated ones. The same gradients are therefore written as convolutions it is fast at:
@@ -21,6 +21,41 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 NARROW = 3
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, dilation: int = 1) -> Tensor:
+    """A depthwise convolution of x (N, C, H, W) with a kernel (C, 1, k, k), k odd; `same` padding.
+
+    Returns:
+        (N, C, H/stride, W/stride) in the type of x, which weight and bias must have too. Once differentiable.
+    """
+    found: Tensor = _Depthwise.apply(x, weight, bias, stride, dilation)
+    return found
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.stride, ctx.dilation, ctx.shape = stride, dilation, x.shape
+        return _convolve(x, weight, stride, dilation, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        (by_x, by_weight, by_bias), stride = ctx.needs_input_grad[:3], ctx.stride
+        spread = gradient
+        # oneDNN's own gradients are quick if the convolution is strided but not dilated.
+        if gradient.device.type == "cpu" and stride > 1 and ctx.dilation > 1 and (by_x or by_weight):
+            spread, stride = _spread(gradient, stride, ctx.shape), 1
+        return (
+            _input_gradient(spread, weight, stride, ctx.dilation, ctx.shape) if by_x else None,
+            _kernel_gradient(x, spread, weight, stride, ctx.dilation) if by_weight else None,
+            gradient.sum((0, 2, 3)) if by_bias else None,
+            None,
+            None,
+        )
 
 
 def separable(
@@ -117,9 +152,9 @@ def _repeated(x: Tensor, copies: int) -> Tensor:
     return x.permute(0, 2, 3, 1).repeat(1, 1, 1, copies).permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int, bias: Tensor | None = None) -> Tensor:
     padding = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(x, weight, None, stride, padding, dilation, weight.shape[0])
+    return F.conv2d(x, weight, bias, stride, padding, dilation, weight.shape[0])
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor, stride: int, dilation: int, shape: torch.Size) -> Tensor:

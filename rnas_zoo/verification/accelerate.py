@@ -6,20 +6,17 @@ Attacks only propose images; the network as it was given judges them.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .. import random
-from ..attacks.result import input_gradient, like
+from ..attacks.result import like
+from ..engine.folding import fold, same
 from .strided import StridedConv2d, suits
 
 QUANTUM = 16  # oneDNN gives an image the same bits in every batch whose size is a multiple of this
-AGREEMENT, GRADIENT_AGREEMENT = 1e-4, 1e-3
 
 
 class Tiled(nn.Module):
@@ -75,11 +72,11 @@ def folded(network: nn.Module, example: Tensor) -> tuple[nn.Module, torch.memory
     """
     try:
         graph = fx.symbolic_trace(copy.deepcopy(network))
-        _fold(graph)
+        fold(graph)
         graph = graph.eval().requires_grad_(False)
         wanted = torch.channels_last if example.device.type == "cpu" else torch.contiguous_format
         graph = graph.to(memory_format=wanted)  # type: ignore[call-overload]
-        if _same(network, graph, example, wanted):
+        if same(network, graph, example, wanted):
             return graph, wanted
     except Exception:  # whatever cannot be traced or copied is asked as it is
         pass
@@ -94,49 +91,3 @@ def quick_gradients(graph: nn.Module) -> nn.Module:
             parent, _, last = name.rpartition(".")
             setattr(found.get_submodule(parent), last, StridedConv2d(module))  # type: ignore[arg-type]
     return found
-
-
-def _fold(graph: fx.GraphModule) -> None:
-    modules: dict[str, Any] = dict(graph.named_modules())
-    for node in list(graph.graph.nodes):
-        before = node.args[0] if node.args else None
-        if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
-            continue
-        conv, norm = modules[str(before.target)], modules[str(node.target)]
-        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or len(before.users) > 1:
-            continue
-        if norm.running_mean is None or sum(n.target == before.target for n in graph.graph.nodes) > 1:
-            continue
-        parent, _, name = str(before.target).rpartition(".")
-        setattr(graph.get_submodule(parent), name, fuse_conv_bn_eval(conv, norm))
-        node.replace_all_uses_with(before)
-        graph.graph.erase_node(node)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-
-
-def _same(network: nn.Module, other: nn.Module, example: Tensor, wanted: torch.memory_format) -> bool:
-    positions = torch.arange(len(example), device=example.device)
-    noise = random.uniform(tuple(example.shape[1:]), seed=0, stream="folded", draw=0, positions=positions)
-    for images in (example, noise, example[:1]):
-        with torch.no_grad():
-            expected, found = network(images), other(images.contiguous(memory_format=wanted))
-        if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
-            return False
-        largest = float(expected.abs().max().clamp_min(1e-30))
-        if not (largest < math.inf and float((expected - found).abs().max()) <= AGREEMENT * largest):
-            return False
-    # On noise, since equal pixels tie in max pooling; and most of the images, since a ReLU may sit on its kink.
-    expected, found = (_gradients(asked, noise) for asked in (network, other))
-    differ = (expected - found).flatten(1).abs().amax(1) > GRADIENT_AGREEMENT * expected.flatten(1).abs().amax(1)
-    return int(differ.sum()) <= len(noise) // 4
-
-
-def _gradients(network: nn.Module, images: Tensor) -> Tensor:
-    """Input gradients of a fixed combination of the logits."""
-
-    def combined(x: Tensor) -> Tensor:
-        logits = network(x)
-        return logits @ torch.cos(torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype))
-
-    return input_gradient(combined, images)[0]
