@@ -30,8 +30,16 @@ class Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _image_size(text: str) -> tuple[int, int]:
+    from ..data import parse_size
+
+    return parse_size(text)
+
+
 DURATION = Parsed("duration", parse_duration)
 COUNT = Parsed("count", parse_count)
+IMAGE_SIZE = Parsed("size", _image_size)
+DATA = "digits, cifar10, cifar100, svhn, tiny-imagenet, FILE.npz, or a FOLDER of images"  # what --data takes
 
 
 def compute_options(command: F) -> F:
@@ -96,6 +104,12 @@ def budget_options(command: F) -> F:
     )
 
 
+image_size_option = click.option(
+    "--image-size",
+    type=IMAGE_SIZE,
+    metavar="N|HxW",
+    help="Bring the data's images to 32 or HEIGHTxWIDTH: padded if a little smaller, else scaled and cropped.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on standard output.")
 
 

@@ -9,9 +9,11 @@ import click
 
 from .common import (
     COUNT,
+    DATA,
     budget_options,
     compute_options,
     computing,
+    image_size_option,
     json_option,
     percent,
     print_json,
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 @click.command("search")
 @click.option("--method", "names", default="darts", show_default=True, help="One, or several with commas.")
-@click.option("--data", "data_name", required=True, help="digits, cifar10, FILE.npz, or a FOLDER of images.")
-@click.option("--image-size", help="Bring images to 64 or HEIGHTxWIDTH.")
+@click.option("--data", "data_name", required=True, help=f"{DATA}.")
+@image_size_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The genotype .json file to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="So many of them, from --seed on.")
@@ -60,7 +62,6 @@ if TYPE_CHECKING:
 def command(
     names: str,
     data_name: str,
-    image_size: str | None,
     out: Path,
     seed: int,
     seeds: int,
@@ -102,15 +103,13 @@ def command(
     from ..engine import distribution
     from ..engine.progress import reporter
     from ..errors import UsageError
-    from ..searching.overrides import overrides, parsed
+    from ..searching.overrides import overrides
     from ..searching.run import configured
     from ..searching.study import Limits, study
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if "attack_steps" in chosen:
         chosen.setdefault("attack", "pgd")
-    if image_size:
-        chosen["image_size"] = parsed(image_size, tuple[int, int] | None, "image_size")
     methods = [name.strip() for name in names.split(",") if name.strip()]
     several = len(methods) * seeds > 1
     if several and not 0 < proxy_share < 1:

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from .common import (
+    DATA,
     DURATION,
     chosen_preprocessing,
     compute_options,
     computing,
+    image_size_option,
     json_option,
     percent,
     preprocessing_options,
@@ -24,7 +26,8 @@ from .common import (
 
 @click.command("verify")
 @click.argument("ref", required=False)
-@click.option("--data", "data_name", help="digits, cifar10, or FILE.npz; --against-card takes the card's.")
+@click.option("--data", "data_name", help=f"{DATA}; --against-card takes the card's.")
+@image_size_option
 @click.option(
     "--protocol",
     help="quick: noise, FGSM, PGD-20. fast: a tenth of standard's passes. standard: AutoAttack (the default). "
@@ -55,6 +58,7 @@ from .common import (
 def command(
     ref: str | None,
     data_name: str | None,
+    image_size: tuple[int, int] | None,
     protocol: str | None,
     norm: str | None,
     eps: str | None,
@@ -113,6 +117,7 @@ def command(
     request = Request.make(
         ref,
         data=data_name,
+        image_size=image_size,
         protocol=protocol,
         norm=norm,
         eps=eps,
@@ -211,5 +216,6 @@ def _print_curve(request: Any, count: int, points: list[tuple[float, float]], as
         return
     rows = [["eps", "accuracy"]]
     rows += [[size, percent(accuracy)] for size, (_, accuracy) in zip(request.sizes, points, strict=True)]
-    click.echo(f"{request.ref} on {count} images of {request.data}, {request.norm}, protocol {request.protocol}")
+    size = f" at {'x'.join(map(str, request.image_size))}" if request.image_size else ""
+    click.echo(f"{request.ref} on {count} images of {request.data}{size}, {request.norm}, protocol {request.protocol}")
     click.echo(table(rows))

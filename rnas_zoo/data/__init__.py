@@ -5,8 +5,10 @@ anybody's copy of the data.
 """
 
 from .batches import AUGMENTATIONS, Batches, to_pixels
-from .readers import DATASETS, DIGITS_TEST, data_root, load
+from .official import data_root
+from .readers import DATASETS, DIGITS_TEST, base_name, load
 from .sets import HOLDOUT, Dataset, ImageSet, images_hash, pixel_hash
+from .sizes import parse_size, spelled
 
 __all__ = [
     "AUGMENTATIONS",
@@ -16,9 +18,12 @@ __all__ = [
     "Batches",
     "Dataset",
     "ImageSet",
+    "base_name",
     "data_root",
     "images_hash",
     "load",
+    "parse_size",
     "pixel_hash",
+    "spelled",
     "to_pixels",
 ]

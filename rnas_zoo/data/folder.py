@@ -5,35 +5,28 @@ latter are split 80/10/10 by the SHA-256 of each file's bytes, as a number modul
 is the same on every machine, whatever a file is called, and equal files never lie in two splits.
 
 Official order: classes by name, then files by their path below the class folder (POSIX spelling), both by code point.
-Pixels are those stored, as Pillow decodes them: the first frame, no EXIF rotation, transparency dropped, grey and
-palette images as RGB.
+Pixels are those of `decode`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..errors import DataError
+from .decode import decoded, each, size_of
 from .sets import Dataset, ImageSet
-from .sizes import Size, as_size, fit, spelled, to_be_padded
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .sizes import Size, as_size, spelled, to_be_padded
 
 SPLITS = ("train", "val", "test")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".db", ".ini")  # .db, .ini: left by Windows
-DEEP_MODES = ("I", "F")  # first letters of Pillow's modes of more than 8 bits per channel
 
 Files = dict[str, list[Path]]  # image files of each class, both in official order
-T = TypeVar("T")
 
 
 def read_folder(root: Path, image_size: int | Size | None = None) -> Dataset:
@@ -59,9 +52,9 @@ def read_folder(root: Path, image_size: int | Size | None = None) -> Dataset:
         if not any(found.values()):
             raise DataError(f"{root}: no images for {split}; give more, or folders {'/, '.join(SPLITS)}/")
     paths = [path for part in parts.values() for files in part.values() for path in files]
-    sizes = list(_each(_size, paths))
+    sizes = list(each(size_of, paths))
     size = wanted or _common(root, paths, sizes)
-    images = _decoded(paths, size, pad=to_be_padded(set(sizes), size))
+    images = decoded(paths, size, pad=to_be_padded(set(sizes), size))
     sets, start = {}, 0
     for split, part in parts.items():
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in part.values()])
@@ -98,7 +91,7 @@ def _classes(folder: Path) -> Files:
 def _split_by_hash(classes: Files) -> dict[str, Files]:
     parts: dict[str, Files] = {split: {name: [] for name in classes} for split in SPLITS}
     for name, files in classes.items():
-        for path, split in zip(files, _each(_split_of, files), strict=True):
+        for path, split in zip(files, each(_split_of, files), strict=True):
             parts[split][name].append(path)
     return parts
 
@@ -138,12 +131,6 @@ def _suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _each(function: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[T]:
-    """Results in order; threads, since reading and decoding release the interpreter's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(function, paths)
-
-
 def _common(root: Path, paths: list[Path], sizes: list[Size]) -> Size:
     """The size all images share."""
     for path, size in zip(paths, sizes, strict=True):
@@ -154,45 +141,3 @@ def _common(root: Path, paths: list[Path], sizes: list[Size]) -> Size:
                 f"{other_h}x{other_w}; --image-size brings them to one"
             )
     return sizes[0]
-
-
-def _size(path: Path) -> Size:
-    image = _opened(path)
-    with image:
-        return image.height, image.width
-
-
-def _decoded(paths: list[Path], size: Size, *, pad: bool) -> np.ndarray:
-    """uint8 (N, *size, 3)."""
-    images = np.empty((len(paths), *size, 3), np.uint8)
-    rows = dict(zip(paths, images, strict=True))
-
-    def decode(path: Path) -> None:
-        rows[path][...] = np.asarray(fit(_rgb(path), size, pad=pad))
-
-    for _ in _each(decode, paths):
-        pass
-    return images
-
-
-def _opened(path: Path) -> Image:
-    from PIL import Image
-
-    try:
-        image = Image.open(path)
-    except Exception as error:  # what Pillow raises on damaged files differs from format to format
-        raise DataError(f"{path}: not a readable image ({error})") from error
-    if image.mode.startswith(DEEP_MODES):
-        image.close()
-        raise DataError(f"{path}: has more than 8 bits per channel (mode {image.mode}); convert it to 8")
-    return image
-
-
-def _rgb(path: Path) -> Image:
-    image = _opened(path)
-    try:
-        with image:
-            whole = image.convert("RGBA") if "transparency" in image.info else image
-            return whole.convert("RGB")
-    except Exception as error:  # as above
-        raise DataError(f"{path}: not a readable image ({error})") from error

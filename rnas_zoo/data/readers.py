@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError, UnknownNameError, closest
+from . import official
 from .folder import read_folder
 from .sets import Dataset, ImageSet
 from .sizes import resized
@@ -35,21 +36,6 @@ def _digits() -> Dataset:
         tuple(str(i) for i in range(10)),
         "crop",
     )
-
-
-def _cifar10(root: Path) -> Dataset:
-    """CIFAR-10 in its official on-disk layout, read by torchvision."""
-    from torchvision.datasets import CIFAR10
-
-    try:
-        parts = [CIFAR10(str(root), train=train, download=False) for train in (True, False)]
-    except RuntimeError as error:
-        raise DataError(
-            f"CIFAR-10 is not in {root}: put the official cifar-10-batches-py there, "
-            f"or set RNAS_ZOO_DATA to the folder that holds it ({error})"
-        ) from error
-    train, test = (ImageSet(part.data, np.asarray(part.targets, np.int64)) for part in parts)
-    return Dataset("cifar10", train, test, tuple(parts[0].classes))
 
 
 def _npz(path: Path) -> Dataset:
@@ -98,18 +84,29 @@ def _is_grey(images: np.ndarray) -> bool:
     return images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 1)
 
 
-def data_root() -> Path:
-    """Where downloaded data sets are looked for: $RNAS_ZOO_DATA, else `data` in the current folder."""
-    return Path(os.environ.get("RNAS_ZOO_DATA", "data"))
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": _digits,
+    "cifar10": official.cifar10,
+    "cifar100": official.cifar100,
+    "svhn": official.svhn,
+    "tiny-imagenet": official.tiny_imagenet,
+}
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": _digits, "cifar10": lambda: _cifar10(data_root())}
+def base_name(name: str | Path) -> str:
+    """What the data set that `load` finds under `name` is called at its own size: `flowers` for `some/flowers.npz`."""
+    text = str(name)
+    if text in DATASETS:
+        return text
+    return Path(text).stem if text.endswith(".npz") else Path(text).resolve().name
 
 
 def load(name: str | Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
-    """A data set by name (`digits`, `cifar10`), from an .npz file, or from a folder of images.
+    """A data set by name (see `DATASETS`), from an .npz file, or from a folder of images.
 
-    A folder named like a data set is meant by `./digits`. All images are held in memory as uint8, at their final size.
+    All named ones but `digits` are expected below `data_root()`: as NAME.npz, or in their official layout (see
+    `official`). A folder named like one of them is meant by `./digits`. All images are held in memory as uint8, at
+    their final size.
 
     Args:
         image_size: one number for height and width, or (height, width), at least 8. Images that all share a size
@@ -124,6 +121,9 @@ def load(name: str | Path, image_size: int | tuple[int, int] | None = None) -> D
     """
     text = str(name)
     if text in DATASETS:
+        packed = official.data_root() / f"{text}.npz"
+        if text != "digits" and packed.is_file():
+            return resized(replace(_npz(packed), augmentation=official.AUGMENTATION.get(text, "crop_flip")), image_size)
         return resized(DATASETS[text](), image_size)
     if text.endswith(".npz"):
         return resized(_npz(Path(text)), image_size)

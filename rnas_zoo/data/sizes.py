@@ -36,6 +36,18 @@ def as_size(image_size: int | Size) -> Size:
     return size
 
 
+def parse_size(text: str) -> Size:
+    """Height and width from `32` or `32x48`.
+
+    Raises:
+        UsageError: other text, or see `as_size`.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"image size is a number of pixels such as 32, or HEIGHTxWIDTH such as 32x48, got {text!r}")
+    return as_size((int(parts[0]), int(parts[-1])))
+
+
 def spelled(size: Size) -> str:
     """`32`, or `32x48` for height 32 and width 48."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"

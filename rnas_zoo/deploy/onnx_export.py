@@ -62,7 +62,7 @@ def export(
     height, width = declared_image_size(network) or (32, 32)
     pixels = _comparison_images(images, height, width)
     proto = to_onnx(network, pixels[:2])
-    _describe(proto, network, labels, metadata or {})
+    _describe(proto, network, (height, width), labels, metadata or {})
     payload = proto.SerializeToString(deterministic=True)
     report = {"opset": OPSET, **compare(network, payload, pixels), "tolerance": TOLERANCE}
     with atomic_path(out) as temporary:
@@ -109,7 +109,9 @@ def _comparison_images(images: np.ndarray | None, height: int, width: int) -> to
     return pixels
 
 
-def _describe(proto: Any, network: nn.Module, labels: list[str] | None, extra: Mapping[str, str]) -> None:
+def _describe(
+    proto: Any, network: nn.Module, size: tuple[int, int], labels: list[str] | None, extra: Mapping[str, str]
+) -> None:
     """Write into the metadata what a stranger needs to use and rebuild the model."""
     cfg = getattr(network, "pretrained_cfg", None) or {}
     arguments = dict(getattr(network, "_model_args", {}))
@@ -123,6 +125,7 @@ def _describe(proto: Any, network: nn.Module, labels: list[str] | None, extra: M
         "model_args": json.dumps(arguments, default=str),
         "weights_sha256": tensor_digest(network.state_dict()),
         "input": "float32 RGB in [0, 1], NCHW; normalisation, if any, is inside the graph",
+        "input_size": json.dumps([3, *size]),
         "labels": json.dumps(labels) if labels else None,
         "versions": json.dumps({"rnas_zoo": __version__, "torch": torch.__version__.split("+")[0]}),
         **extra,

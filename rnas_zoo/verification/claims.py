@@ -144,7 +144,7 @@ def compare_number(claim: float, run: dict[str, Any], claimed_run: dict[str, Any
         weaker = same_threat(claimed_run, run)
         claimed, found = claimed_run["dataset"]["name"], run["dataset"]["name"]
         if claimed not in (None, found):
-            if found in data.DATASETS:
+            if evidence.data_source(run["dataset"]) in data.DATASETS:
                 raise UsageError(f"the claim is about {claimed}, this run about {found}: verify on {claimed}")
             weaker.append(f"the claim is about {claimed}, the images of this run are called {found}")
     robust = round(run["robust_accuracy"] * run["n"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import data
 from ..errors import CheckFailedError, DataError
 from ..files import atomic_path, write_json
 from ..intervals import clopper_pearson
@@ -89,6 +90,9 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
                     raise TypeError(f"{name} is {type(run[name]).__name__}")
             if not isinstance(run["subject"]["kind"], str) or not isinstance(run["dataset"]["name"], str):
                 raise TypeError("subject and dataset need their names")
+            size = run["dataset"].get("image_size", [1, 1])
+            if not isinstance(size, list) or [type(length) for length in size] != [int, int]:
+                raise TypeError(f"image_size is {size!r}")
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -164,6 +168,20 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
         if len(stated) != len(found) or any(not abs(a - b) <= 1e-9 for a, b in zip(stated, found, strict=True)):
             said, true = (", ".join(f"{value:.6g}" for value in values) for values in (stated, found))
             raise CheckFailedError(f"evidence does not add up: {name} is stated as {said}, its {n} records give {true}")
+
+
+def base_name(dataset: dict[str, Any]) -> str | None:
+    """What the data set of a record is called at its own size; None if the record does not say."""
+    name, size = dataset.get("name"), dataset.get("image_size")
+    return name.removesuffix(f"@{data.spelled(tuple(size))}") if name and size else name
+
+
+def data_source(dataset: dict[str, Any]) -> str | None:
+    """The data set of a record as `--data` takes it; of a file or folder the name, since nothing says where it lies."""
+    name = base_name(dataset)
+    if dataset.get("kind") == "folder":
+        return f"./{name}" if name in data.DATASETS else name
+    return name if name is None or (name in data.DATASETS and dataset.get("kind") is None) else f"{name}.npz"
 
 
 def accuracy_under(run: dict[str, Any], attack: str) -> float:

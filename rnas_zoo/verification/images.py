@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,12 +18,18 @@ def gather(
     name: str | None,
     n: int | None,
     indices: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, str]]:
+    image_size: int | tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     """Float32 NCHW pixels in [0, 1], int64 labels, positions in the official order, and what evidence calls them.
 
     Args:
         x, y, name: images and labels, or a data set's name, of which the first `n` test images are taken.
         indices: positions of the images wanted, instead of the first `n`.
+        image_size: what the data set's images are brought to, see `data.load`.
+
+    Returns:
+        The last one has the data set's name and split; for files and folders their kind, `npz` or `folder`; and
+        `image_size`, height and width, where they are not the images' own.
 
     Raises:
         DataError, UsageError: images outside [0, 1], of a wrong type or shape, or positions that do not exist.
@@ -31,11 +37,18 @@ def gather(
     if n is not None and n < 1:
         raise UsageError(f"needs at least one image, got n={n}")
     if name is not None:
-        test = data.load(name).test
+        dataset = data.load(name, image_size)
+        test = dataset.test
         rows = _rows(indices, n, len(test))
         images = test.images[rows].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
-        described = {"name": Path(name).stem, "split": "test"}
+        described: dict[str, Any] = {"name": dataset.name, "split": "test"}
+        if name not in data.DATASETS:
+            described["kind"] = "npz" if name.endswith(".npz") else "folder"
+        if dataset.name != data.base_name(name):
+            described["image_size"] = list(dataset.image_size)
         return np.ascontiguousarray(images), test.labels[rows], rows, described
+    if image_size is not None:
+        raise UsageError("image_size is for data sets given by name; bring x to its size before")
     if x is None or y is None:
         raise UsageError("give images x and labels y, or the name of a data set")
     pixels = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)

@@ -32,6 +32,7 @@ class Request:
 
     Attributes:
         ref: the model; folder: the release folder it is or lies in, if any.
+        image_size: height and width the images of `data` are brought to, None for their own.
         sizes: perturbation sizes as text; several ask for a curve.
         indices: positions of the images, None for the first `n`.
         claimed: the evidence record compared with, and its verdicts where there are some.
@@ -41,6 +42,7 @@ class Request:
     ref: str
     folder: Path | None
     data: str
+    image_size: tuple[int, int] | None
     protocol: str
     norm: str
     sizes: tuple[str, ...]
@@ -64,6 +66,7 @@ class Request:
         ref: str,
         *,
         data: str | None,
+        image_size: tuple[int, int] | None,
         protocol: str | None,
         norm: str | None,
         eps: str | None,
@@ -92,9 +95,10 @@ class Request:
             option = "--save" if save else "--against-card"
             raise UsageError(f"{option} needs a release folder or a file inside one, got {ref}")
         kind = "onnx" if path.suffix == ".onnx" else "torch"
-        claimed = _claimed(folder if against_card else None, against, kind, norm, eps, data)
+        claimed = _claimed(folder if against_card else None, against, kind, norm, eps, data, image_size)
         stated: dict[str, Any] = claimed[0] if claimed else {}
         data_name = data or _data_of(stated)
+        size = image_size or _size_of(stated)
         sizes = tuple((eps or stated.get("eps") or EPS[norm or stated.get("norm") or "linf"]).split(","))
         rows, images = _indices(indices), None
         if adversarial is not None:
@@ -108,6 +112,7 @@ class Request:
             ref=ref,
             folder=folder,
             data=data_name,
+            image_size=size,
             protocol=protocol or stated.get("protocol") or PROTOCOL,
             norm=norm or stated.get("norm") or "linf",
             sizes=sizes,
@@ -119,10 +124,10 @@ class Request:
             number=claim,
             transfer_from=transfer_from,
             adversarial=None if images is None else images[:count],
-            declared=_declared(folder, kind, data_name),
+            declared=_declared(folder, kind, data_name, size),
         )
         if claimed:
-            _same_data(stated, data_name, claimed[1] is not None)
+            _same_data(stated, data_name, size, claimed[1] is not None)
             claims.same_threat(stated, {"norm": request.norm, "eps": request.threat.eps_text})
         if len(sizes) > 1 and (claimed or claim is not None or save or transfer_from or adversarial):
             raise UsageError("several sizes in --eps ask for a curve, which is compared with and saved to nothing")
@@ -133,6 +138,7 @@ class Request:
         return verify(
             self.ref,
             data_name=self.data,
+            image_size=self.image_size,
             threat=self.threat,
             protocol=self.protocol,
             n=self.n,
@@ -149,7 +155,7 @@ class Request:
         for name in ("resume", "time_budget"):
             if options.pop(name, None):
                 raise UsageError(f"a curve over several eps takes no --{name.replace('_', '-')}; ask for one eps")
-        test = data.load(self.data).test
+        test = data.load(self.data, self.image_size).test
         rows = np.arange(min(self.n, len(test))) if self.indices is None else self.indices[: self.n]
         sizes = [Threat(self.norm, size).eps for size in self.sizes]
         chosen = subject(
@@ -195,7 +201,13 @@ class Request:
 
 
 def _claimed(
-    card: Path | None, against: Path | None, kind: str, norm: str | None, eps: str | None, data_name: str | None
+    card: Path | None,
+    against: Path | None,
+    kind: str,
+    norm: str | None,
+    eps: str | None,
+    data_name: str | None,
+    image_size: tuple[int, int] | None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None] | None:
     """The record to compare with, and its verdicts: of several the one about the norm, data and eps asked for."""
     if card is None and against is None:
@@ -206,7 +218,8 @@ def _claimed(
     rows = list(range(len(claim.runs)))
     for asked in (
         lambda run: norm in (None, run["norm"]),
-        lambda run: data_name is None or run["dataset"]["name"] == Path(data_name).stem,
+        lambda run: data_name is None or _same_name(run, data_name),
+        lambda run: data_name is image_size is None or _size_of(run) == image_size,
         lambda run: eps is None or "," in eps or abs(parse_eps(run["eps"]) - parse_eps(eps)) < 1e-9,
     ):
         rows = [row for row in rows if asked(claim.runs[row])] or rows
@@ -219,23 +232,38 @@ def _claimed(
 
 
 def _data_of(stated: dict[str, Any]) -> str:
-    name = (stated.get("dataset") or {}).get("name")
-    if name in data.DATASETS:
-        return str(name)
-    hint = f" (the claim is about {name})" if name else ""
-    raise UsageError(f"which images? give --data {', '.join(sorted(data.DATASETS))} or FILE.npz{hint}")
+    source = evidence.data_source(stated.get("dataset") or {})
+    if source in data.DATASETS:
+        return source
+    hint = f" (the claim is about {source})" if source else ""
+    raise UsageError(f"which images? give --data {', '.join(sorted(data.DATASETS))}, FILE.npz or FOLDER{hint}")
 
 
-def _same_data(stated: dict[str, Any], data_name: str, by_image: bool) -> None:
+def _size_of(stated: dict[str, Any]) -> tuple[int, int] | None:
+    size = (stated.get("dataset") or {}).get("image_size")
+    return (size[0], size[1]) if size else None
+
+
+def _same_name(stated: dict[str, Any], data_name: str) -> bool:
+    return evidence.base_name(stated["dataset"]) == data.base_name(data_name)
+
+
+def _same_data(stated: dict[str, Any], data_name: str, size: tuple[int, int] | None, by_image: bool) -> None:
     """Refuse what could not be compared after a long run; verdicts per image can be checked on any copy of the data."""
-    about, found = (stated.get("dataset") or {}).get("name"), Path(data_name).stem
+    about, found = evidence.base_name(stated.get("dataset") or {}), data.base_name(data_name)
     if about not in (None, found) and data_name in data.DATASETS and (about in data.DATASETS or not by_image):
         raise UsageError(f"the claim is about {about}, not {found}: verify on {about}")
+    stated_size = _size_of(stated)
+    if stated_size is not None and size != stated_size:
+        own = data.spelled(stated_size)
+        raise UsageError(f"the claim is about images brought to {own}: leave --image-size out, or give {own}")
+    if stated_size is None and size is not None and about in data.DATASETS and data_name in data.DATASETS:
+        raise UsageError(f"the claim is about {about} as it is: leave --image-size out")
 
 
-def _declared(folder: Path | None, kind: str, data_name: str) -> float | None:
-    runs = evidence.read(folder)[0] if folder else []
-    same = [r for r in runs if r["dataset"]["name"] == Path(data_name).stem and r["subject"]["kind"] == kind]
+def _declared(folder: Path | None, kind: str, data_name: str, image_size: tuple[int, int] | None) -> float | None:
+    runs = [run for run in (evidence.read(folder)[0] if folder else []) if run["subject"]["kind"] == kind]
+    same = [run for run in runs if _same_name(run, data_name) and _size_of(run) == image_size]
     return max(same, key=evidence.rank)["clean_accuracy"] if same else None
 
 

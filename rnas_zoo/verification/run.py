@@ -75,6 +75,7 @@ def verify(
     y: np.ndarray | Tensor | None = None,
     *,
     data_name: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
     threat: Threat | None = None,
     protocol: str = "standard",
     n: int | None = None,
@@ -100,6 +101,7 @@ def verify(
         x: images, float in [0, 1] as (N, 3, H, W), or uint8 as (N, H, W, 3).
         y: labels (N,).
         data_name: instead of x and y, a data set; its first `n` test images in official order are used.
+        image_size: one number, or height and width, that the data set's images are brought to (see `data.load`).
         indices: positions of other images instead of the first `n`.
         threat: L∞ 8/255 by default.
         protocol: see `protocols.PROTOCOLS`: `standard` is AutoAttack with its published parameters, `fast` finds
@@ -132,7 +134,7 @@ def verify(
     attacks = stages(protocol)
     with sanity.modes_kept(model), sanity.modes_kept(transfer_from), distribution.group():
         where = resolve_device(device)
-        pixels, labels, rows, dataset = images.gather(x, y, data_name, n, indices)
+        pixels, labels, rows, dataset = images.gather(x, y, data_name, n, indices, image_size)
         order = rows if positions is None else np.asarray(positions)[: len(labels)].astype(np.int64)
         if order.shape != labels.shape:
             raise UsageError(f"needs one position per image, got {order.shape} for {len(labels)} images")
@@ -229,7 +231,7 @@ def _record(
     covered: np.ndarray,
     order: np.ndarray,
     hashes: list[str],
-    dataset: dict[str, str],
+    dataset: dict[str, Any],
 ) -> dict[str, Any]:
     """The evidence of the images covered."""
     chosen, count = plan.subject, len(covered)

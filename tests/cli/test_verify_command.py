@@ -15,6 +15,7 @@ from torch import nn
 from rnas_zoo import data
 from rnas_zoo.attacks import Threat
 from rnas_zoo.cli import run
+from rnas_zoo.hub import card
 from rnas_zoo.verification import claims, evidence, flags
 from rnas_zoo.verification.run import verify
 
@@ -385,6 +386,27 @@ def test_positions_choose_the_images(record, options, tmp_path):
     for name in ("rows.txt", "rows.npy"):
         found = record(*options[:3], "--indices", name, "--protocol", "quick")
         assert (found["n"], found["dataset"]["images_sha256"]) == (3, expected)
+
+
+def test_images_are_brought_to_a_size_that_the_next_claim_takes_over(record, zoo, copy):
+    size = ("--image-size", "16x24")
+    saved = record(copy, "--data", "digits", *size, "--n", 17, "--protocol", "quick", "--save")
+    test = data.load("digits", (16, 24)).test
+    assert saved["dataset"] == {
+        "name": "digits@16x24", "split": "test", "image_size": [16, 24],
+        "images_sha256": data.images_hash([data.pixel_hash(image) for image in test.images[:17]]),
+    }  # fmt: skip
+    again = record(copy, "--against-card", "--eps", "8/255", "--n", 17)
+    assert again["claim"]["verdict"] == "reproduced"
+    assert again["dataset"] == saved["dataset"]
+    command = "rnas-zoo verify FOLDER --data digits --image-size 16x24 --protocol quick --norm linf --eps 8/255 --n 17"
+    runs = {run["dataset"]["name"]: run for run in evidence.read(copy)[0]}
+    assert card.verify_command(runs["digits@16x24"]) == f"{command} --seed 0"
+    code, _, err = zoo(copy, "--data", "digits", "--image-size", "16x")
+    assert code == 2
+    assert "HEIGHTxWIDTH" in err
+    _, out, _ = zoo(copy, "--data", "digits", *size, "--n", 4, "--protocol", "quick", "--eps", "0,1/255")
+    assert "on 4 images of digits at 16x24, linf" in out
 
 
 # --- curves, resuming, output -----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 
@@ -59,67 +58,6 @@ def test_digits_are_those_evidence_was_recorded_on(digits):
         "b2166636ab4f531cc10a56ed34d04bdf960f5091370769bd48164648aeb98b1c",
         "bcab4048b20f09911d468ea752af1d7e12c84779f90e5c9d5519a4c9734573f8",
     ]
-
-
-# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cifar_folder(tmp_path, monkeypatch):
-    """Five training files of four images and a test file of three, as the official archive lays them out."""
-    from torchvision.datasets import CIFAR10
-
-    root = tmp_path / "sets"
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    rows, sums = {}, {}
-    for name, n in [(f"data_batch_{i}", 4) for i in range(1, 6)] + [("test_batch", 3)]:
-        rows[name] = generator.integers(0, 256, (n, 3072), dtype=np.uint8), generator.integers(0, 10, n).tolist()
-        content = pickle.dumps({"data": rows[name][0], "labels": rows[name][1]})
-        (folder / name).write_bytes(content)
-        sums[name] = hashlib.md5(content).hexdigest()
-    meta = pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
-    (folder / "batches.meta").write_bytes(meta)
-    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": hashlib.md5(meta).hexdigest()})
-    monkeypatch.setenv("RNAS_ZOO_DATA", str(root))
-    return folder, rows
-
-
-def test_cifar10_is_read_from_the_official_layout_in_order(cifar_folder):
-    _, rows = cifar_folder
-    found = data.load("cifar10")
-    names = [f"data_batch_{i}" for i in range(1, 6)]
-    for split, files in ((found.train, names), (found.test, ["test_batch"])):
-        flat = np.concatenate([rows[name][0] for name in files])
-        assert split.images.shape == (len(flat), 32, 32, 3)
-        for image, row in zip(split.images, flat, strict=True):
-            for channel in range(3):
-                plane = row[1024 * channel : 1024 * (channel + 1)]
-                np.testing.assert_array_equal(image[..., channel].reshape(-1), plane)
-        assert split.labels.tolist() == [label for name in files for label in rows[name][1]]
-    assert found.classes == tuple(f"class{i}" for i in range(10))
-    assert found.name == "cifar10"
-
-
-def test_cifar10_with_a_damaged_file_is_refused(cifar_folder):
-    folder, _ = cifar_folder
-    content = (folder / "data_batch_3").read_bytes()
-    (folder / "data_batch_3").write_bytes(content[:-1])
-    with pytest.raises(DataError, match="corrupted"):
-        data.load("cifar10")
-
-
-def test_missing_cifar10_names_folder_and_fix(tmp_path, monkeypatch):
-    monkeypatch.setenv("RNAS_ZOO_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError) as error:
-        data.load("cifar10")
-    for part in (str(tmp_path / "nowhere"), "cifar-10-batches-py", "RNAS_ZOO_DATA"):
-        assert part in str(error.value)
-    monkeypatch.delenv("RNAS_ZOO_DATA")
-    assert str(data.data_root()) == "data"
 
 
 # --- .npz -------------------------------------------------------------------------------------------------------------
@@ -240,5 +178,41 @@ def test_unknown_data_set_suggests_the_nearest(name, near):
 
 
 def test_path_that_does_not_exist_says_what_may_be_given(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"digits, or a FILE\.npz, or a FOLDER"):
+    with pytest.raises(
+        UnknownNameError, match=r"Known: cifar10, cifar100, digits, svhn, tiny-imagenet, or a FILE\.npz, or a FOLDER"
+    ):
         data.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("svhn", "svhn"), ("some/flowers.v2.npz", "flowers.v2"), ("some/flowers.v2", "flowers.v2"), ("./svhn/", "svhn")],
+)
+def test_base_name_needs_no_files(given, name):
+    assert data.base_name(given) == name
+
+
+def test_base_name_is_what_files_and_folders_are_called(npz_file, tmp_path, monkeypatch):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "pets.v2" / split / label
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8, 3), len(split), np.uint8)).save(folder / "0.png")
+    monkeypatch.chdir(tmp_path / "pets.v2")
+    for source in (npz_file(), tmp_path / "pets.v2", "."):
+        assert data.load(source).name == data.base_name(source)
+        assert data.load(source, 24).name == f"{data.base_name(source)}@24"
+
+
+def test_a_named_data_set_may_be_one_file_below_the_data_root(npz_file, monkeypatch, tmp_path):
+    packed = npz_file(size=16)
+    for name in ("cifar10", "svhn"):
+        (tmp_path / f"{name}.npz").write_bytes(packed.read_bytes())
+    monkeypatch.setenv("RNAS_ZOO_DATA", str(tmp_path))
+    found, same = data.load("cifar10"), data.load(packed)
+    assert found.name == "cifar10"
+    np.testing.assert_array_equal(found.train.images, same.train.images)
+    assert (found.augmentation, data.load("svhn").augmentation) == ("crop_flip", "crop")
+    assert data.load("cifar10", 20).name == "cifar10@20"

@@ -100,3 +100,20 @@ def test_named_data_sets_and_validation_images_are_resized_too():
 def test_image_sizes_that_are_none_are_refused(size, npz_file):
     with pytest.raises(UsageError, match="image size must be"):
         data.load(npz_file(), image_size=size)
+
+
+@pytest.mark.parametrize(("text", "size"), [("32", (32, 32)), ("8x12", (8, 12)), ("100X9", (100, 9))])
+def test_sizes_are_read_from_text_and_spelled_alike(text, size):
+    assert data.parse_size(text) == size
+    assert data.parse_size(data.spelled(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "32x", "32x32x3", "32,32", "-32", "3e2", "²", "32.0", " 32", "big"])
+def test_text_that_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="such as 32, or HEIGHTxWIDTH"):
+        data.parse_size(text)
+
+
+def test_sizes_too_small_are_refused():
+    with pytest.raises(UsageError, match=r"at least 8, got \(8, 7\)"):
+        data.parse_size("8x7")

@@ -82,6 +82,17 @@ def test_metadata_rebuilds_the_architecture(exported):
     assert texts["architecture"] == "rnas_arnas_c16l8"
     assert json.loads(texts["model_args"])["genotype"]["name"] == "arnas"
     assert len(texts["weights_sha256"]) == 64
+    assert json.loads(texts["input_size"]) == [3, 32, 32]
+
+
+def test_metadata_has_the_image_size_of_the_graph(tmp_path):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.pretrained_cfg = {"input_size": (3, 16, 24)}
+    export(network, tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == "input_size")
+    shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
+    assert json.loads(entry.value) == shape == [3, 16, 24]
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path, exported):

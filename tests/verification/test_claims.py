@@ -305,6 +305,9 @@ def test_numbers_are_compared_on_the_same_data_only():
         claims.compare_number(1.0, run, claim)
     run["dataset"]["name"] = "my_images"
     assert "are called my_images" in claims.compare_number(1.0, run, claim).text
+    run["dataset"] |= {"name": "cifar10@64", "image_size": [64, 64]}
+    with pytest.raises(UsageError, match="about cifar10, this run about cifar10@64"):
+        claims.compare_number(1.0, run, claim)
 
 
 # --- choice and files -------------------------------------------------------------------------------------------------

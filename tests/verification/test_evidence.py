@@ -308,3 +308,45 @@ def test_the_strongest_run_speaks_for_a_subject_and_threat():
     for order in ([quick, large, standard, l2, onnx], [onnx, standard, l2, large, quick]):
         assert sorted(map(str, evidence.strongest(order))) == sorted(map(str, [standard, l2, onnx]))
     assert evidence.strongest([large, quick]) == evidence.strongest([quick, large]) == [large]
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "source"),
+    [
+        ({"name": "digits"}, "digits", "digits"),
+        ({"name": "digits@16", "image_size": [16, 16]}, "digits", "digits"),
+        ({"name": "tiny-imagenet@32x48", "image_size": [32, 48]}, "tiny-imagenet", "tiny-imagenet"),
+        ({"name": "flowers"}, "flowers", "flowers.npz"),  # written before there were kinds
+        ({"name": "flowers@16", "kind": "npz", "image_size": [16, 16]}, "flowers", "flowers.npz"),
+        ({"name": "flowers@16", "kind": "npz"}, "flowers@16", "flowers@16.npz"),
+        ({"name": "flowers@16", "kind": "folder", "image_size": [16, 16]}, "flowers", "flowers"),
+        ({"name": "digits", "kind": "npz"}, "digits", "digits.npz"),
+        ({"name": "digits", "kind": "folder"}, "digits", "./digits"),
+        ({"name": None}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_a_record_says_which_data_to_give(dataset, name, source):
+    assert evidence.base_name(dataset) == name
+    assert evidence.data_source(dataset) == source
+
+
+@pytest.mark.parametrize("size", [16, "16", [16], [16, 16, 16], [16, 16.0], [True, True], None, {}])
+def test_sizes_of_images_that_are_none_are_damage(tmp_path, size):
+    run, verdicts = made()
+    run["dataset"]["image_size"] = size
+    evidence.append(tmp_path, run, verdicts)
+    with pytest.raises(DataError, match=r"damaged evidence.*image_size is"):
+        evidence.read(tmp_path)
+
+
+def test_a_run_on_images_of_another_size_is_another(tmp_path):
+    resized = {"name": "digits@16", "split": "test", "image_size": [16, 16], "images_sha256": "00"}
+    for changes in ({}, {"dataset": resized}, {"dataset": resized}):
+        evidence.append(tmp_path, *made(**changes))
+    runs, _ = evidence.read(tmp_path)
+    assert [run["dataset"].get("image_size") for run in runs] == [None, [16, 16]]
+    assert len(evidence.strongest(runs)) == 2

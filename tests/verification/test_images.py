@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from rnas_zoo import data
 from rnas_zoo.errors import DataError, UsageError
@@ -69,8 +70,36 @@ def test_a_data_set_gives_its_test_images_in_order(small_data):
     np.testing.assert_array_equal(np.rint(pixels * 255).astype(np.uint8).transpose(0, 2, 3, 1), test.images[[5, 2]])
     np.testing.assert_array_equal(labels, test.labels[[5, 2]])
     assert positions.tolist() == [5, 2]
-    assert described == {"name": "blobs", "split": "test"}
+    assert described == {"name": "blobs", "split": "test", "kind": "npz"}
     assert pixels.dtype == np.float32
+
+
+def test_images_of_another_size_are_called_so(small_data):
+    for size, name, found in ((24, "blobs@24", [24, 24]), ((8, 12), "blobs@8x12", [8, 12])):
+        pixels, _, _, described = gather(None, None, str(small_data), 3, None, size)
+        expected = data.load(small_data, size).test.images[:3]
+        np.testing.assert_array_equal(np.rint(pixels * 255).astype(np.uint8).transpose(0, 2, 3, 1), expected)
+        assert described == {"name": name, "split": "test", "kind": "npz", "image_size": found}
+    for size in (16, (16, 16), None):
+        assert gather(None, None, str(small_data), 3, None, size)[3] == {
+            "name": "blobs", "split": "test", "kind": "npz"
+        }  # fmt: skip
+    assert gather(None, None, "digits", 1, None, (16, 32))[3] == {
+        "name": "digits@16x32", "split": "test", "image_size": [16, 32]
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="image_size is for data sets given by name"):
+        gather(PIXELS, LABELS, None, None, None, 8)
+
+
+def test_folders_are_called_as_they_are_loaded(tmp_path):
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "pets.v2" / split / label
+            folder.mkdir(parents=True)
+            for i, side in enumerate((8, 10)):
+                Image.fromarray(np.full((side, side, 3), 9 * i, np.uint8)).save(folder / f"{i}.png")
+    described = gather(None, None, f"{tmp_path}/pets.v2/", None, None, 8)[3]
+    assert described == {"name": "pets.v2@8", "split": "test", "kind": "folder", "image_size": [8, 8]}
 
 
 def test_images_given_as_bytes_are_those_of_the_data_set(small_data):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rnas_zoo import data
 from rnas_zoo.attacks import Threat
 from rnas_zoo.errors import DataError, UsageError
 from rnas_zoo.verification import evidence
@@ -17,6 +18,7 @@ from rnas_zoo.verification.run import verify
 
 NOTHING = {
     "data": None,
+    "image_size": None,
     "protocol": None,
     "norm": None,
     "eps": None,
@@ -206,11 +208,88 @@ def test_a_curve_takes_neither_budget_nor_folder():
 
 
 def test_images_must_be_named(robustbench, tmp_path):
-    with pytest.raises(UsageError, match=r"which images\? give --data cifar10, digits or FILE\.npz"):
+    with pytest.raises(UsageError, match=r"which images\? give --data .*, FILE\.npz or FOLDER$"):
         make()
     robustbench.write_text(robustbench.read_text().replace("cifar10", "imagenet"))
     with pytest.raises(UsageError, match="the claim is about imagenet"):
         make(against=robustbench)
+
+
+# --- images of another size -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resized(release, tmp_path_factory) -> Path:
+    """The release with evidence on 12 digits at 16x16 in place of its own."""
+    folder = Path(shutil.copytree(release, tmp_path_factory.mktemp("resized") / "resized"))
+    for name in ("robustness.json", "verdicts.npz"):
+        (folder / name).unlink()
+    report = verify(folder, data_name="digits", image_size=16, n=12, protocol="quick", device="cpu")
+    assert report.run["dataset"]["name"] == "digits@16"
+    evidence.append(folder, report.run, report.verdicts)
+    return folder
+
+
+def test_without_a_size_images_stay_as_they_are(release):
+    assert make(data="digits").image_size is None
+    assert make(release, against_card=True).image_size is None
+    assert make(data="digits", image_size=(16, 20)).image_size == (16, 20)
+
+
+def test_the_size_of_a_claim_is_taken_from_its_evidence(resized):
+    for options in ({}, {"data": "digits"}, {"data": "digits", "image_size": (16, 16)}, {"data": "my/copy.npz"}):
+        for source in ({"against_card": True}, {"against": resized / "robustness.json"}):
+            request = make(resized, **source, **options)
+            assert (request.data, request.image_size) == (options.get("data", "digits"), (16, 16))
+            assert request.indices.tolist() == list(range(12))
+    request = make(resized, against_card=True)
+    report = request.verify(device="cpu")
+    assert request.outcome(report).verdict == "reproduced"
+    assert request.declared == runs_of(resized)[0]["clean_accuracy"]
+    assert make(resized, data="digits").declared is None, "stated of smaller images"
+
+
+def test_a_curve_is_about_images_of_the_size_asked_for(release, monkeypatch):
+    seen = []
+    monkeypatch.setattr("rnas_zoo.verification.request.curve", lambda chosen, images, *_, **__: seen.append(images))
+    request = make(release, data="digits", image_size=(16, 24), eps="1/255,2/255", n=3, protocol="quick")
+    assert request.curve(device="cpu")[0] == 3
+    np.testing.assert_array_equal(seen[0].images, data.load("digits", (16, 24)).test.images[:3])
+
+
+def test_another_size_than_the_claims_is_refused_at_once(release, resized, robustbench):
+    with pytest.raises(UsageError, match="images brought to 16: leave --image-size out, or give 16"):
+        make(resized, against_card=True, image_size=(16, 20))
+    with pytest.raises(UsageError, match="the claim is about digits as it is: leave --image-size out"):
+        make(release, against_card=True, image_size=(16, 16))
+    with pytest.raises(UsageError, match="the claim is about cifar10 as it is: leave --image-size out"):
+        make(against=robustbench, image_size=(64, 64))
+    assert make(release, against_card=True, data="my/copy.npz", image_size=(32, 32)).image_size == (32, 32)
+
+
+def test_of_runs_at_several_sizes_the_one_asked_about_is_the_claim(release, resized, tmp_path):
+    folder = Path(shutil.copytree(release, tmp_path / "both"))
+    evidence.append(folder, *(part[0] for part in evidence.read(resized)))
+    for options, size, n in (
+        ({}, None, 40),
+        ({"data": "digits"}, None, 40),
+        ({"image_size": (16, 16), "eps": "8/255"}, (16, 16), 12),
+        ({"data": "digits", "image_size": (16, 16), "eps": "8/255"}, (16, 16), 12),
+    ):
+        request = make(folder, against_card=True, **options)
+        assert (request.image_size, request.claimed[0]["n"]) == (size, n)
+
+
+def test_data_sets_that_are_files_or_folders_have_to_be_given(release, tmp_path):
+    folder = Path(shutil.copytree(release, tmp_path / "copy"))
+    path = folder / "robustness.json"
+    plain = json.loads(path.read_text())
+    for kind, source in (("npz", r"digits\.npz"), ("folder", r"\./digits")):
+        for run in plain["runs"]:
+            run["dataset"]["kind"] = kind
+        path.write_text(json.dumps(plain))
+        with pytest.raises(UsageError, match=rf"FILE\.npz or FOLDER \(the claim is about {source}\)"):
+            make(folder, against_card=True)
 
 
 @pytest.mark.parametrize("eps", ["8", "a", "-1/255", "2/255,"])
