@@ -4,7 +4,7 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench test-oldest clean
+.PHONY: demo test lint bench results test-oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rnas-zoo demo
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# The tables of results, from the evidence in model_cards/.
+results: $(VENV)/.installed
+	$(BIN)/python -m rnas_zoo.hub.results docs/results.md README.md
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest

@@ -24,7 +24,8 @@ from .models.size import count_macs, count_parameters
 from .reference import load
 from .searching.config import SearchConfig
 from .searching.run import search
-from .training.run import TrainConfig, train
+from .training.config import TrainConfig
+from .training.run import train
 from .verification import evidence
 from .verification.run import verify
 
@@ -134,7 +135,15 @@ def _release(out: Path, name: str, reporter: Reporter) -> dict[str, Any]:
     """The release folder of one network, and its row of the table."""
     folder = out / name
     if not folder.exists():
-        package(out / f"{name}.run", folder, threat=THREAT, n=TEST_IMAGES, device="cpu", reporter=reporter)
+        package(
+            out / f"{name}.run",
+            folder,
+            threat=THREAT,
+            n=TEST_IMAGES,
+            with_limits=False,
+            device="cpu",
+            reporter=reporter,
+        )
     runs = {(run["subject"]["kind"], run["protocol"]): run for run in evidence.read(folder)[0]}
     if ("torch", "standard") not in runs:
         reporter.say(f"    AutoAttack on {AUTOATTACK_IMAGES} images of the {name} network")

@@ -95,7 +95,8 @@ def small_batch(small_net):
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """A finished, very short training run of a tiny cell network on the digits."""
-    from rnas_zoo.training.run import TrainConfig, train
+    from rnas_zoo.training.config import TrainConfig
+    from rnas_zoo.training.run import train
 
     config = TrainConfig(
         architecture="rnas_cells",

@@ -15,7 +15,7 @@ ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
     ("errors", "files", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
      "intervals"),
-    ("models", "draw_cells", "draw", "draw_search"),
+    ("models", "draw_cells", "draw", "draw_results", "draw_search"),
     ("attacks", "engine"),
     ("deploy.runtime", "deploy.graph", "deploy.straight_through", "deploy.twin", "hub.download"),
     ("subject", "subject_onnx", "reference"),
@@ -23,8 +23,8 @@ LAYERS = (
     ("searching",),
     ("verification",),
     (
-        "deploy.onnx_export", "deploy.quantize", "hub.release", "hub.card", "hub.publish", "hub.site",
-        "doctor", "demo", "testing",
+        "deploy.onnx_export", "deploy.quantize", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
+        "hub.publish", "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),
 )  # fmt: skip

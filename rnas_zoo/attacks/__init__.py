@@ -5,7 +5,7 @@ from .cw import CW, cw, mean_l2
 from .fab import FABT, fab_t
 from .fgsm import FGSM, fgsm
 from .halving import Halving, halving
-from .kl_pgd import KLPGD, kl_pgd
+from .kl_pgd import KLPGD, kl_pgd, kl_pgd_images
 from .margin_pgd import MarginPGD, margin_pgd
 from .mi_fgsm import MIFGSM, mi_fgsm
 from .n_fgsm import FGSMRS, NFGSM, n_fgsm, n_fgsm_images
@@ -41,6 +41,7 @@ __all__ = [
     "fgsm",
     "halving",
     "kl_pgd",
+    "kl_pgd_images",
     "margin_pgd",
     "mean_l2",
     "mi_fgsm",

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import random
 from . import losses
 from .pgd import ascend
-from .result import AttackResult, Keys, Logits, frozen, like
+from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
 from .threat import Threat
 
 
@@ -36,11 +36,31 @@ def kl_pgd(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: KLPGD, k
     The noisy start is projected onto ball and box, which the authors do from the first step on.
     """
     x = x.detach()
-    draw = random.normal(tuple(x.shape[1:]), seed=keys.seed, stream="kl-pgd", draw=0, positions=keys.positions)
-    first = threat.project(x + config.noise * like(draw, x), x).to(x.dtype)
+    first = _start(x, threat, config, keys)
     with frozen(model):
         with torch.no_grad():
             objective = partial(losses.kl, clean=model(x))
         size = config.relative_step * threat.radius
         x_adv, step, _ = ascend(model, x, y, threat, first, objective, config.steps, size, "last")
     return AttackResult(x_adv, step >= 0, step, (config.steps + 2) * len(x), config.steps * len(x))
+
+
+def kl_pgd_images(model: Logits, x: Tensor, clean: Tensor, threat: Threat, config: KLPGD, keys: Keys) -> Tensor:
+    """The last images of the ascent for training: not judged, `steps` forward and backward passes.
+
+    Args:
+        clean: logits (N, K) that predictions are driven away from: the model's own on x, or a teacher's.
+    """
+    x = x.detach()
+    z = _start(x, threat, config, keys)
+    with frozen(model):
+        for _ in range(config.steps):
+            gradient, _ = input_gradient(lambda found: losses.kl(model(found), clean), z)
+            step = config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
+            z = threat.project(z + step, x).to(x.dtype)
+    return z
+
+
+def _start(x: Tensor, threat: Threat, config: KLPGD, keys: Keys) -> Tensor:
+    draw = random.normal(tuple(x.shape[1:]), seed=keys.seed, stream="kl-pgd", draw=0, positions=keys.positions)
+    return threat.project(x + config.noise * like(draw, x), x).to(x.dtype)

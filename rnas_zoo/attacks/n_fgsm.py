@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +51,24 @@ def n_fgsm(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: NFGSM, k
     return AttackResult(x_adv, broken, torch.where(broken, 1, -1), 2 * len(x), len(x))
 
 
-def n_fgsm_images(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: NFGSM, keys: Keys) -> Tensor:
-    """The images of `n_fgsm` for training: not judged, one forward and one backward pass."""
+def n_fgsm_images(
+    model: Logits,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    config: NFGSM,
+    keys: Keys,
+    objective: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The images of `n_fgsm` for training: not judged, one forward and one backward pass.
+
+    Args:
+        objective: maps logits (N, K) to the losses (N,) to raise; None for the cross-entropy of the labels.
+    """
     x = x.detach()
+    raised = objective or (lambda logits: losses.cross_entropy(logits, y))
     noisy = (x + config.noise * like(offset(x, threat, keys, "n-fgsm"), x)).clamp(0, 1).to(x.dtype)
     with frozen(model):
-        gradient, _ = input_gradient(lambda z: losses.cross_entropy(model(z), y), noisy)
+        gradient, _ = input_gradient(lambda z: raised(model(z)), noisy)
     x_adv = noisy + config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
     return (threat.project(x_adv, x) if config.project else x_adv.clamp(0, 1)).to(x.dtype)

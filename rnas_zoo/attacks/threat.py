@@ -52,6 +52,16 @@ class Threat:
         if self.norm == "linf" and bool((eps > 1).any()):
             raise UsageError("an eps is above 1: pixels lie in [0, 1], so divide by 255")
 
+    def scaled(self, factor: Tensor) -> Threat:
+        """The threat model with ε times a factor in [0, 1], a tensor without dimensions.
+
+        Nothing is read on the host, so that a captured CUDA graph sees the factor change.
+        """
+        found = object.__new__(Threat)
+        object.__setattr__(found, "norm", self.norm)
+        object.__setattr__(found, "eps", self.eps * factor)
+        return found
+
     def take(self, rows: Tensor) -> Threat:
         """The threat model of some of the images."""
         return Threat(self.norm, self.eps[rows]) if self.per_image else self

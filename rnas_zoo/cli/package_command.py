@@ -21,6 +21,8 @@ from .common import compute_options, computing, json_option, percent, print_json
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--no-onnx", is_flag=True, help="Leave the ONNX file out.")
+@click.option("--limits-protocol", default="quick", show_default=True, help="Attacks beyond the threat model.")
+@click.option("--no-limits", is_flag=True, help="Do not measure other norms, larger eps and corruptions.")
 @json_option
 @compute_options
 def command(
@@ -31,13 +33,16 @@ def command(
     n: int,
     seed: int,
     no_onnx: bool,
+    limits_protocol: str,
+    no_limits: bool,
     as_json: bool,
     device: str,
     threads: int | None,
 ) -> None:
     """Turn a finished training run into a release folder.
 
-    Weights, genotype, recipe, ONNX file, evidence on both, pictures and card; built beside its place, then renamed.
+    Weights, genotype, recipe, ONNX file, evidence on both, what it is not robust to, pictures and card; built beside
+    its place, then renamed.
 
     \b
     rnas-zoo package RUN -o model_cards/my_model --n 256
@@ -57,6 +62,8 @@ def command(
             n=n,
             seed=seed,
             with_onnx=not no_onnx,
+            with_limits=not no_limits,
+            limits_protocol=limits_protocol,
             device=device,
             reporter=progress,
         )

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import budget_options, compute_options, computing, json_option, percent, print_json
+from .common import (
+    DATA,
+    budget_options,
+    compute_options,
+    computing,
+    image_size_option,
+    json_option,
+    percent,
+    print_json,
+    threat_options,
+)
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+
+OBJECTIVES = ("clean", "pgd", "nfgsm", "fgsm_rs", "trades", "rslad", "rnas_cl")
 
 
 @click.command("train")
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--arch", help="Model name, or genotype name or .json file, instead of a recipe.")
-@click.option("--data", "data_name", help="digits, cifar10, or FILE.npz.")
+@click.option("--init", metavar="REF", help="Start from this model's body, with a new head; brings its architecture.")
+@click.option("--data", "data_name", help=f"{DATA}.")
+@image_size_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
-@click.option("--objective", type=click.Choice(["pgd", "nfgsm", "fgsm_rs", "clean"]))
-@click.option("--norm", type=click.Choice(["linf", "l2"]))
-@click.option("--eps", help="Size of the perturbations trained against, in pixels of [0, 1].")
-@click.option("--attack-steps", type=click.IntRange(1))
+@click.option("--objective", type=click.Choice(OBJECTIVES))
+@threat_options(None, None)
+@click.option("--attack-steps", type=click.IntRange(1), help="Of multi-step attacks.")
+@click.option("--teacher", metavar="REF", help="Robust teacher to distil from.")
 @click.option("--steps", "total_steps", type=click.IntRange(1), help="Optimisation steps.")
 @click.option("--fit", is_flag=True, help="Choose the steps that fit into --time-budget.")
 @click.option("--batch-size", type=click.IntRange(1))
@@ -28,51 +45,46 @@ from .common import budget_options, compute_options, computing, json_option, per
 @click.option("--stem", type=click.Choice(["cifar", "cifar_stride2", "imagenet"]))
 @click.option("--seed", type=click.IntRange(0))
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]))
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting; may be repeated.")
 @budget_options
 @json_option
 @compute_options
 def command(
     recipe: Path | None,
     arch: str | None,
+    init: str | None,
     data_name: str | None,
     out: Path,
     channels: int | None,
     layers: int | None,
     stem: str | None,
+    settings: tuple[str, ...],
     fit: bool,
     time_budget: float | None,
     resume: bool,
     as_json: bool,
     device: str,
     threads: int | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
-    """Train a network from a recipe, or from options.
+    """Train a network from a recipe, or from options; several GPUs by torchrun.
 
     \b
     rnas-zoo train recipes/NAME.toml -o RUN
     rnas-zoo train --arch rnas_cl_s3 --data cifar10 --eps 8/255 --fit --time-budget 1h -o RUN
+    rnas-zoo train --init model_cards/NAME --data FOLDER --eps 4/255 --fit --time-budget 20m -o RUN
     """
-    from dataclasses import replace
-
+    from ..engine.overrides import changes
     from ..engine.progress import reporter
-    from ..errors import UsageError
-    from ..training.run import TrainConfig, model_for, read_recipe, train
+    from ..training.config import TrainConfig
+    from ..training.run import train
 
-    chosen = {name: value for name, value in settings.items() if value is not None}
+    apart = ("architecture", "data", "init", "model_args")
+    chosen = {**changes(settings, TrainConfig, apart), **{name: v for name, v in given.items() if v is not None}}
     if data_name:
         chosen["data"] = data_name
     sizes = {name: value for name, value in (("channels", channels), ("layers", layers), ("stem", stem)) if value}
-    if (recipe is None) == (arch is None):
-        raise UsageError("give either a recipe file or --arch")
-    if recipe is not None:
-        config = replace(read_recipe(recipe), **chosen)
-        config = replace(config, model_args={**config.model_args, **sizes})
-    else:
-        if not data_name:
-            raise UsageError("--arch needs --data")
-        name, arguments = model_for(str(arch))
-        config = TrainConfig(architecture=name, model_args={**arguments, **sizes}, **chosen)
+    config = _configured(recipe, arch, init, chosen, sizes)
     with computing(threads), reporter() as progress:
         info = train(
             config, out, resume=resume, time_budget=time_budget, fit_budget=fit, device=device, reporter=progress
@@ -87,3 +99,26 @@ def command(
         f"{percent(result['pgd_accuracy'])}"
     )
     click.echo(f"next: rnas-zoo package {out} -o RELEASE_FOLDER")
+
+
+def _configured(
+    recipe: Path | None, arch: str | None, init: str | None, chosen: dict[str, Any], sizes: dict[str, Any]
+) -> TrainConfig:
+    """The configuration of a recipe, a named network or one that starts from another, with what options change."""
+    from dataclasses import replace
+
+    from ..errors import UsageError
+    from ..training.config import TrainConfig, model_for, read_recipe
+    from ..training.transfer import architecture_of
+
+    if sum(source is not None for source in (recipe, arch, init)) != 1:
+        raise UsageError("give one of a recipe file, --arch and --init")
+    if recipe is not None:
+        config = replace(read_recipe(recipe), **chosen)
+        return replace(config, model_args={**config.model_args, **sizes})
+    if "data" not in chosen:
+        raise UsageError(f"--{'arch' if arch else 'init'} needs --data")
+    if init is not None and sizes:
+        raise UsageError("--init brings its own size: leave --channels, --layers and --stem out")
+    name, arguments = architecture_of(init) if init is not None else model_for(str(arch))
+    return TrainConfig(architecture=name, init=init or "", model_args={**arguments, **sizes}, **chosen)

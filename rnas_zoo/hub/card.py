@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -13,9 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from .. import data, genotype
 from ..engine.config import read_toml
 from ..errors import CheckFailedError, DataError
+from ..files import sha256_file, write_text
 from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..verification import evidence
+from . import sections
 
 NORM_NAMES = {"linf": "L∞", "l2": "L2"}
 ATTACK_NAMES = {
@@ -41,23 +44,36 @@ QUICK_WARNING = (
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def _under(run: dict[str, Any], attack: str) -> str:
     """Accuracy under an attack, or a dash where the run did not use it."""
     if attack not in run["attacks"]:
         return "–"
-    return _percent(evidence.accuracy_under(run, attack))
+    return sections.percent(evidence.accuracy_under(run, attack))
 
 
 def describe_training(recipe: Mapping[str, Any], threat: str) -> str:
     """What the weights learned from."""
-    if recipe["objective"] == "clean":
-        return "standard training"
-    attacks = {"pgd": f"PGD-{recipe['attack_steps']}", "nfgsm": "N-FGSM", "fgsm_rs": "FGSM-RS"}
-    return f"adversarial training with {attacks[recipe['objective']]} at {threat}"
+    objective, teacher = recipe["objective"], recipe.get("teacher")
+    helped = f" and the teacher `{teacher}`" if teacher else ""
+    if objective == "clean":
+        return f"standard training{helped}"
+    if objective == "rnas_cl":
+        return f"distillation on clean images (RNAS-CL) from the teacher `{teacher}`"
+    names = {"nfgsm": "N-FGSM", "fgsm_rs": "FGSM-RS", "trades": "TRADES", "rslad": "RSLAD"}
+    called = f"PGD-{recipe['attack_steps']}" if objective == "pgd" else names.get(objective, f"`{objective}`")
+    return f"adversarial training with {called}{helped} at {threat}"
+
+
+def _introduction(objective: str, dataset: str, run: dict[str, Any], threat: str) -> str:
+    kinds = {
+        "clean": "A non-robust (standard training) image classifier",
+        "rnas_cl": "An image classifier distilled from a robust teacher, never trained on adversarial images,",
+    }
+    return (
+        f"{kinds.get(objective, 'A robust image classifier')} for {dataset}: {sections.percent(run['clean_accuracy'])} "
+        f"clean accuracy, {sections.percent(run['robust_accuracy'])} under {threat} perturbations "
+        f"(protocol `{run['protocol']}`, {run['n']} test images)."
+    )
 
 
 def describe_architecture(found: genotype.Genotype) -> str:
@@ -92,7 +108,6 @@ def render(folder: str | Path) -> str:
     onnx = json.loads(export.read_text(encoding="utf-8")) if export.is_file() else None
     name = config["rnas_zoo"]["name"]
     first = shown[0]
-    adversarial = recipe["objective"] != "clean"
     threat = f"{NORM_NAMES[first['norm']]} {first['eps']}"
     own = folder / "genotype.json"
     found = genotype.load(own) if own.is_file() else None
@@ -102,9 +117,7 @@ def render(folder: str | Path) -> str:
         .from_string(TEMPLATE.read_text(encoding="utf-8"))
         .render(
             name=name,
-            intro=f"A {'robust' if adversarial else 'non-robust (standard training)'} image classifier for {dataset}: "
-            f"{_percent(first['clean_accuracy'])} clean accuracy, {_percent(first['robust_accuracy'])} under "
-            f"{threat} perturbations (protocol `{first['protocol']}`, {first['n']} test images).",
+            intro=_introduction(recipe["objective"], dataset, first, threat),
             size=config["pretrained_cfg"]["input_size"][1:],
             classes=config["label_names"],
             params=count_parameters(network),
@@ -113,7 +126,7 @@ def render(folder: str | Path) -> str:
             attacks=list(dict.fromkeys(name for run in shown for name in run["attacks"])),
             attack_names=ATTACK_NAMES,
             norm_names=NORM_NAMES,
-            percent=_percent,
+            percent=sections.percent,
             under=_under,
             warning=QUICK_WARNING if any(run["protocol"] == "quick" for run in shown) else "",
             verify_command=verify_command(first),
@@ -125,25 +138,42 @@ def render(folder: str | Path) -> str:
             objective=describe_training(recipe, threat),
             recipe=recipe,
             check=_count_check(folder),
+            limits=sections.limits_section(folder),
+            by_class=sections.classes_section(folder, shown),
+            curve=sections.curve_section(folder),
+            twin=sections.twin_sentence(folder),
+            cost=sections.describe_cost(folder),
         )
     )
     return f"---\n{_front_matter(name, dataset, shown).to_yaml()}\n---\n\n{text}"
 
 
+def write(folder: str | Path) -> None:
+    """Write a release folder's card, and the picture of accuracy by class, from what is measured in it.
+
+    Raises:
+        DataError: the folder has no evidence.
+    """
+    folder = Path(folder)
+    text = render(folder)
+    sections.draw_classes(folder, evidence.strongest(evidence.read(folder)[0]))
+    write_text(folder / "README.md", text)
+
+
 def claim_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
     """The command that compares a model with its card, image by image."""
     target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
-    name = run["dataset"]["name"]
-    return f"rnas-zoo verify {target} --against-card" + ("" if name in data.DATASETS else f" --data {name}.npz")
+    source = evidence.data_source(run["dataset"]) or ""
+    return f"rnas-zoo verify {target} --against-card" + ("" if source in data.DATASETS else f" --data {quote(source)}")
 
 
 def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
     """The command that repeats an evidence run."""
     target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
-    name = run["dataset"]["name"]
-    source = name if name in data.DATASETS else f"{name}.npz"
+    source, size = evidence.data_source(run["dataset"]) or "", run["dataset"].get("image_size")
+    resize = f" --image-size {data.spelled(tuple(size))}" if size else ""
     return (
-        f"rnas-zoo verify {target} --data {source} --protocol {run['protocol']} --norm {run['norm']} "
+        f"rnas-zoo verify {target} --data {quote(source)}{resize} --protocol {run['protocol']} --norm {run['norm']} "
         f"--eps {run['eps']} --n {run['n']} --seed {run['seed']}"
     )
 
@@ -210,6 +240,9 @@ def check(folder: str | Path) -> None:
     runs, verdicts = evidence.read(folder)
     for run, table in zip(runs, verdicts, strict=True):
         evidence.check(run, table)
+    measured = sections.read(folder, sections.LIMITS)
+    if measured and measured["subject"]["sha256"] != sha256_file(folder / measured["subject"]["file"]):
+        raise CheckFailedError(f"{folder / sections.LIMITS} was measured on other weights; package the model again")
     path = folder / "README.md"
     if not path.is_file():
         raise CheckFailedError(f"{folder} has no card: write it with `rnas-zoo card {folder}`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from ..files import atomic_folder, make_readable, write_json, write_text
 from ..models.base import PixelNet
 from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
-from ..training.run import TrainConfig, build_model, recipe_text
+from ..training.config import TrainConfig, build_model, recipe_text
 from ..verification import evidence
+from ..verification.limits import limits
 from ..verification.run import Report, verify
 from ..verification.sweep import curve
-from . import card
+from . import card, twin
+from .sections import LABELS, LIMITS, TRAINING
 
 CHECK_IMAGES = 64
 CURVE_IMAGES = 128
@@ -62,6 +65,8 @@ def package(
     n: int | None = 256,
     seed: int = 0,
     with_onnx: bool = True,
+    with_limits: bool = True,
+    limits_protocol: str = "quick",
     overwrite: bool = False,
     device: str | torch.device = "auto",
     reporter: Reporter | None = None,
@@ -76,6 +81,8 @@ def package(
         out: the release folder.
         threat: the run's own by default.
         n: test images, the first in official order; None takes all.
+        with_limits: also measure on the same images what the model is not robust to (`verification.limits`), by the
+            attacks of `limits_protocol`.
 
     Returns:
         name, folder, and the evidence runs.
@@ -95,9 +102,12 @@ def package(
     with atomic_folder(out, overwrite=overwrite) as folder:
         found = _write_model(Path(run), config, dataset, name, folder)
         write_text(folder / "recipe.toml", recipe_text(config))
+        write_json(folder / TRAINING, training_cost(info))
         if found:
             write_text(folder / "genotype.json", found.dumps())
         options: dict[str, Any] = {
+            "data_name": config.data,
+            "image_size": config.image_size,
             "threat": threat,
             "protocol": protocol,
             "n": n,
@@ -106,7 +116,7 @@ def package(
             "reporter": reporter,
         }
         shipped = replace(subject(folder, device=device), name=name)
-        report = verify(shipped, data_name=config.data, **options)
+        report = verify(shipped, **options)
         evidence.append(folder, report.run, report.verdicts)
         test = dataset.test.take(np.arange(report.run["n"]))
         _write_check(folder, shipped, test, report)
@@ -117,16 +127,39 @@ def package(
                 folder / "model.onnx",
                 labels=list(dataset.classes),
                 images=test.images,
-                metadata={"threat_model": str(threat), "model": name},
+                metadata={"threat_model": str(threat), "model": name, "dataset": dataset.name},
             )
             write_json(folder / "export.json", report_onnx)
-            onnx_report = verify(folder / "model.onnx", data_name=config.data, **options)
+            onnx_report = verify(folder / "model.onnx", **options)
             evidence.append(folder, onnx_report.run, onnx_report.verdicts)
-        _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
-        write_text(folder / "README.md", card.render(folder))
+        drawn = _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
+        labels, called = dataset.test.labels.astype(np.uint16), report.run["dataset"]["name"]
+        np.savez_compressed(folder / LABELS, labels=labels, dataset=np.array(called))
+        if with_limits:
+            asked: dict[str, Any] = {"protocol": limits_protocol, "seed": seed, "device": device, "reporter": reporter}
+            measured = limits(shipped, test, threat, **asked)
+            described = {"norm": threat.norm, "protocol": "quick", "n": drawn}
+            write_json(folder / LIMITS, {**measured, "curve": described})
+        if beside := twin.find(folder):
+            twin.attach(folder, beside)
+        card.write(folder)
         make_readable(folder)
     runs, _ = evidence.read(out)
     return {"name": name, "folder": str(out), "runs": runs}
+
+
+def training_cost(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What training cost, from a run's run.json: `seconds`, `device`, `processes`, `threads` of the CPU, `steps`, and
+    `image_passes` (forward and backward ones of images through the network; None for runs that did not count them).
+    """
+    return {
+        "seconds": info["seconds"],
+        "device": info["device"],
+        "processes": info.get("processes", 1),
+        "threads": info.get("torch_threads"),
+        "steps": info["steps_done"],
+        "image_passes": info.get("image_passes"),
+    }
 
 
 def _write_model(
@@ -184,7 +217,8 @@ def _write_figures(
     threat: Threat,
     classes: tuple[str, ...],
     device: str | torch.device,
-) -> None:
+) -> int:
+    """The pictures; returns how many images the curve was measured on."""
     figures = folder / "figures"
     if found:
         draw.draw_genotype(found, figures / "architecture.svg")
@@ -202,6 +236,7 @@ def _write_figures(
         figures / "adversarial.png",
         title=f"Images that {report.run['protocol']} at {threat} found, and what the network says",
     )
+    return len(images)
 
 
 def picture_rows(report: Report) -> np.ndarray:

@@ -15,7 +15,9 @@ from ..engine.budget import PassCounter, fitting_steps, seconds_per_step
 from ..engine.progress import Reporter
 from ..errors import UsageError
 from ..genotype import Genotype
-from ..training.run import TrainConfig, TrainTask, train
+from ..training.config import TrainConfig
+from ..training.run import train
+from ..training.task import TrainTask
 from . import fit
 
 FEWEST_STEPS = 10

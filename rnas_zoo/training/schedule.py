@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from ..errors import UsageError
 
 
 def one_cycle(fraction: float, peak_at: float) -> float:
@@ -17,6 +20,26 @@ def cosine(fraction: float, floor: float = 0.0) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
+def steps(fraction: float, milestones: Sequence[float], factor: float = 0.1) -> float:
+    """Factor on the learning rate: `factor` to the power of the milestones passed."""
+    return factor ** sum(fraction >= milestone for milestone in milestones)
+
+
 def ramp(fraction: float, over: float) -> float:
     """Linear from 0 to 1 over the first part `over`, then 1."""
     return 1.0 if over <= 0 else min(1.0, fraction / over)
+
+
+def factor_of(schedule: str, fraction: float, peak_at: float, milestones: Sequence[float]) -> float:
+    """Factor on the learning rate by the schedule's name.
+
+    Raises:
+        UsageError: neither `one_cycle`, `cosine` nor `steps`.
+    """
+    if schedule == "one_cycle":
+        return one_cycle(fraction, peak_at)
+    if schedule == "cosine":
+        return cosine(fraction)
+    if schedule == "steps":
+        return steps(fraction, milestones)
+    raise UsageError(f"unknown schedule {schedule!r}; use one_cycle, cosine or steps")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnas_zoo import random
-from rnas_zoo.attacks import KLPGD, Threat, kl_pgd, losses
+from rnas_zoo.attacks import KLPGD, Threat, kl_pgd, kl_pgd_images, losses
 
-from .test_attacks import Linear, each_threat, keys
+from .test_attacks import Counting, Linear, each_threat, keys
 
 
 def test_the_divergence_by_hand():
@@ -91,3 +91,33 @@ def test_a_small_ball_holds_the_start(small_net, small_batch):
 
 def test_the_papers_defaults_are_the_defaults():
     assert KLPGD() == KLPGD(steps=10, relative_step=0.003 / 0.031, noise=0.001)
+
+
+@each_threat
+@pytest.mark.parametrize("steps", [0, 1, 10])
+def test_images_for_training_are_those_of_the_attack(small_net, small_batch, threat, steps):
+    x, y = small_batch
+    config = KLPGD(steps=steps)
+    found = kl_pgd_images(small_net, x, small_net(x), threat, config, keys(len(x)))
+    assert torch.equal(found, kl_pgd(small_net, x, y, threat, config, keys(len(x))).x_adv)
+    assert not found.requires_grad
+
+
+@each_threat
+def test_images_may_be_driven_away_from_anothers_prediction(small_net, small_batch, threat):
+    """The paper's loop with a target of its own, and the passes it takes."""
+    x, _ = small_batch
+    target = 3 * torch.randn(len(x), 4, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    z = kl_pgd_images(small_net, x, target, threat, KLPGD(steps=0), keys(len(x)))
+    counted = Counting(small_net)
+    found = kl_pgd_images(counted, x, target, threat, KLPGD(steps=4, relative_step=0.3), keys(len(x)))
+    assert (counted.forwards, counted.backwards) == (4 * len(x), 4 * len(x))
+    for _ in range(4):
+        z = z.detach().requires_grad_()
+        loss = F.kl_div(small_net(z).log_softmax(1), target.softmax(1), reduction="sum")
+        (slope,) = torch.autograd.grad(loss, z)
+        move = slope.sign() if threat.norm == "linf" else slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        z = threat.project(z.detach() + 0.3 * threat.eps * move, x)
+    torch.testing.assert_close(found, z, rtol=0, atol=1e-9)
+    before, after = (losses.kl(small_net(images), target).mean().item() for images in (x, found))
+    assert after > before

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rnas_zoo.attacks import FGSMRS, NFGSM, Keys, Threat, n_fgsm
+from rnas_zoo.attacks import FGSMRS, NFGSM, Keys, Threat, losses, n_fgsm, n_fgsm_images
 from rnas_zoo.attacks.pgd import offset
 
 from .test_attacks import Counting, Linear, each_threat, keys
@@ -87,3 +87,31 @@ def test_the_papers_defaults_are_the_defaults():
     assert NFGSM() == NFGSM(noise=2.0, relative_step=1.0, project=False)
     assert FGSMRS() == FGSMRS(noise=1.0, relative_step=1.25, project=True)
     assert 1.25 * Threat().eps == pytest.approx(10 / 255)
+
+
+@each_threat
+@each_config
+def test_images_raise_the_loss_that_is_given(small_net, small_batch, threat, config):
+    x, y = small_batch
+    target = torch.randn(len(x), 4, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+
+    def objective(logits):
+        return losses.kl(logits, target)
+
+    counted = Counting(small_net)
+    found = n_fgsm_images(counted, x, y, threat, config, keys(len(x)), objective)
+    assert (counted.forwards, counted.backwards) == (len(x), len(x))
+    noisy = (x + config.noise * offset(x, threat, keys(len(x)), "n-fgsm")).clamp(0, 1).requires_grad_()
+    divergence = F.kl_div(small_net(noisy).log_softmax(1), target.softmax(1), reduction="sum")
+    (slope,) = torch.autograd.grad(divergence, noisy)
+    move = slope.sign() if threat.norm == "linf" else slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    expected = noisy.detach() + config.relative_step * threat.eps * move
+    expected = threat.project(expected, x) if config.project else expected.clamp(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    plain = n_fgsm_images(small_net, x, y, threat, config, keys(len(x)))
+    assert torch.equal(plain, n_fgsm(small_net, x, y, threat, config, keys(len(x))).x_adv)
+    labelled = n_fgsm_images(
+        small_net, x, y, threat, config, keys(len(x)), lambda logits: losses.cross_entropy(logits, y)
+    )
+    assert torch.equal(plain, labelled)
+    assert not torch.allclose(plain, found)

@@ -178,3 +178,26 @@ def test_ascent_of_a_vanishing_gradient_stays_put(norm):
 def test_ball_of_size_zero_is_the_image(norm):
     x, point = torch.rand(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(Threat(norm, 0).project(point, x), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0])
+def test_a_scaled_threat_is_the_smaller_one(norm, factor):
+    whole, generator = Threat(norm, "0.25"), torch.Generator().manual_seed(0)
+    x, far = torch.rand(2, 6, 3, 4, 4, generator=generator)
+    size = torch.tensor(factor)
+    scaled, plain = whole.scaled(size), Threat(norm, 0.25 * factor)
+    torch.testing.assert_close(scaled.project(far, x), plain.project(far, x), rtol=0, atol=1e-7)
+    assert torch.equal(scaled.ascent(far - x), plain.ascent(far - x))
+    assert (scaled.norm, float(scaled.radius)) == (norm, pytest.approx(0.25 * factor))
+    assert whole == Threat(norm, "0.25")
+    each = Threat(norm, torch.linspace(0, 0.25, 6)).scaled(size)
+    torch.testing.assert_close(each.radius.flatten(), torch.linspace(0, 0.25, 6) * factor)
+
+
+def test_a_scaled_threat_reads_nothing_on_the_host():
+    """As a captured graph needs it: a tensor without values goes through."""
+    x = torch.rand(2, 3, 4, 4, device="meta")
+    scaled = Threat("linf", "8/255").scaled(torch.ones((), device="meta"))
+    assert scaled.project(x, x).shape == x.shape
+    assert Threat("l2", 0.5).scaled(torch.ones((), device="meta")).project(x, x).shape == x.shape

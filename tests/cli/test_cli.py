@@ -54,6 +54,22 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_results_of_bundled_releases(call):
+    code, out, err = call("list", "rnas_wrn10_1.*", "--results", "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)["results"]
+    assert found["parameters"] == 77_850
+    assert found["pgd20"]["n"] == 256
+    code, out, _ = call("list", "--results")
+    assert code == 0
+    assert f"{100 * found['pgd20']['accuracy']:.1f} %" in out
+    code, out, _ = call("list", "--results", "--markdown")
+    assert out.startswith("# Results\n")
+    assert "not measured by us" in out
+    assert call("list", "nothing*", "--results")[1] == "none\n"
+    refused(call("list", "--markdown"), "--markdown goes with --results")
+
+
 def test_list_and_json(call):
     code, out, _ = call("list", "rnas_cl*", "--json")
     assert code == 0
@@ -102,6 +118,8 @@ def test_search_train_package_export_verify_line(call, tmp_path):
     reports = [json.loads(call(*verify, ref)[1]) for ref in ("made", "m.onnx")]
     assert reports[0]["attacks"]["pgd20"]["broken"] == reports[1]["attacks"]["pgd20"]["broken"]
     assert call("card", "made", "--check")[0] == 0
+    refused(call("card", "made", "--check", "--twin", "made"), "--twin writes")
+    refused(call("card", "made", "--twin", "made"), "no clean twin")
 
 
 def test_save_adds_the_run_and_keeps_the_card_true(call, release, tmp_path):
@@ -199,7 +217,7 @@ def test_wrong_use_exits_with_2(call):
         assert (code, out) == (2, "")
         assert "Usage:" in err
     refused(call("verify", "rnas_cl_s3", "--data", "digits", "--eps", "8"), "8/255")
-    refused(call("train", "-o", "r"), "either a recipe file or --arch")
+    refused(call("train", "-o", "r"), "one of a recipe file, --arch and --init")
 
 
 def test_the_time_budget_exits_with_3_and_resumes(call, tmp_path):

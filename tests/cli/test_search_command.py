@@ -11,11 +11,12 @@ import pytest
 
 from rnas_zoo import genotype
 from rnas_zoo.cli import run
+from rnas_zoo.engine.overrides import parsed
 from rnas_zoo.engine.record import read_run
 from rnas_zoo.errors import UsageError
 from rnas_zoo.searching import fit, methods
 from rnas_zoo.searching.methods.base import Method, NoSettings
-from rnas_zoo.searching.overrides import overrides, parsed
+from rnas_zoo.searching.overrides import overrides
 from rnas_zoo.searching.run import configured
 
 TINY = ("--channels", "2", "--layers", "3", "--stem", "cifar_stride2", "--batch-size", "16")

@@ -54,6 +54,25 @@ def test_the_command_names_a_file_for_data_sets_that_are_files():
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "options", "claim"),
+    [
+        ({"name": "digits"}, "digits", ""),
+        ({"name": "digits@16", "image_size": [16, 16]}, "digits --image-size 16", ""),
+        ({"name": "tiny-imagenet@32x48", "image_size": [32, 48]}, "tiny-imagenet --image-size 32x48", ""),
+        ({"name": "a b@9", "kind": "npz", "image_size": [9, 9]}, "'a b.npz' --image-size 9", " --data 'a b.npz'"),
+        ({"name": "pets.v2", "kind": "folder"}, "pets.v2", " --data pets.v2"),
+        ({"name": "svhn", "kind": "folder"}, "./svhn", " --data ./svhn"),
+        ({"name": "svhn", "kind": "npz"}, "svhn.npz", " --data svhn.npz"),
+    ],
+)
+def test_the_commands_name_what_was_verified_on_and_its_size(dataset, options, claim):
+    run = {"subject": {"kind": "torch", "file": "model.safetensors"}, "dataset": dataset, "protocol": "quick"}
+    run |= {"norm": "linf", "eps": "8/255", "n": 32, "seed": 1}
+    assert card.verify_command(run).startswith(f"rnas-zoo verify FOLDER --data {options} --protocol quick ")
+    assert card.claim_command(run) == f"rnas-zoo verify FOLDER --against-card{claim}"
+
+
 @pytest.mark.parametrize("tampered", ["card", "numbers"])
 def test_a_card_edited_by_hand_or_false_numbers_fail_the_check(release, tmp_path, tampered):
     folder = shutil.copytree(release, tmp_path / "copy")

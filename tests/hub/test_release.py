@@ -15,7 +15,8 @@ from rnas_zoo.engine.record import RunFolder
 from rnas_zoo.errors import CheckpointError, OutputExistsError, UsageError, WeightsError
 from rnas_zoo.hub import release as releases
 from rnas_zoo.hub.release import package, tag_of
-from rnas_zoo.training.run import TrainConfig, read_recipe, train
+from rnas_zoo.training.config import TrainConfig, read_recipe
+from rnas_zoo.training.run import train
 from rnas_zoo.verification import evidence
 
 FILES = {
@@ -25,10 +26,13 @@ FILES = {
     "export.json",
     "figures",
     "genotype.json",
+    "labels.npz",
+    "limits.json",
     "model.onnx",
     "model.safetensors",
     "recipe.toml",
     "robustness.json",
+    "training.json",
     "verdicts.npz",
 }
 
@@ -38,6 +42,7 @@ def test_the_folder_is_complete_and_nothing_else(release):
     assert {p.name for p in (release / "figures").iterdir()} == {
         "adversarial.png",
         "architecture.svg",
+        "classes.png",
         "curve.json",
         "curve.png",
     }
@@ -171,7 +176,8 @@ def test_tags_name_recipe_data_and_threat(changes, tag):
 def test_the_genotype_is_the_network_s_own_however_it_was_named(tmp_path, architecture, arguments, name):
     config = TrainConfig(architecture, "digits", objective="clean", total_steps=2, batch_size=16, model_args=arguments)
     train(config, tmp_path / "run", device="cpu")
-    package(tmp_path / "run", tmp_path / "out", n=8, with_onnx=False, device="cpu")
+    package(tmp_path / "run", tmp_path / "out", n=8, with_onnx=False, with_limits=False, device="cpu")
+    assert not (tmp_path / "out" / "limits.json").exists()
     assert genotype.load(tmp_path / "out" / "genotype.json") == genotype.named(name)
     assert rnas_zoo.load(tmp_path / "out").genotype == genotype.named(name)
 
@@ -182,3 +188,56 @@ def test_a_network_without_genotype_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="test_resnet is no searched architecture"):
         package(tmp_path / "run", tmp_path / "out", n=8, device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder of images of several sizes in two classes."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 16), ("test", 8)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "my pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(0, 128, (20 + i % 3, 24, 3)) + (100 if label == "dog" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "my pets"
+
+
+def test_a_folder_brought_to_another_size_keeps_it_from_training_to_re_verification(pets, tmp_path, monkeypatch):
+    import onnx
+    from click.testing import CliRunner
+
+    from rnas_zoo.cli import group
+    from rnas_zoo.hub import card
+
+    arguments = {"channels": 4, "layers": 3, "stem": "cifar_stride2"}
+    config = TrainConfig(
+        "rnas_cells", str(pets), objective="clean", total_steps=4, batch_size=16, image_size=(16, 16),
+        model_args={"genotype": "vuln_h", **arguments},
+    )  # fmt: skip
+    train(config, tmp_path / "run", device="cpu")
+    out = tmp_path / "out"
+    package(tmp_path / "run", out, n=8, device="cpu")
+    runs, tables = evidence.read(out)
+    test = data.load(pets, 16).test
+    for run, table in zip(runs, tables, strict=True):
+        dataset = {key: run["dataset"][key] for key in ("name", "kind", "image_size")}
+        assert dataset == {"name": "my pets@16", "kind": "folder", "image_size": [16, 16]}
+        assert table["pixels_sha256"].tolist() == [data.pixel_hash(image) for image in test.images[:8]]
+    assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 16, 16]
+    texts = {entry.key: entry.value for entry in onnx.load(out / "model.onnx").metadata_props}
+    assert (json.loads(texts["input_size"]), texts["dataset"]) == ([3, 16, 16], "my pets@16")
+    commands = [f"verify FOLDER --data 'my pets' --image-size 16 --protocol quick --norm {runs[0]['norm']} --eps"]
+    commands += ["verify FOLDER --against-card --data 'my pets'"]
+    text = (out / "README.md").read_text()
+    for command in commands:
+        assert f"rnas-zoo {command}" in text
+    card.check(out)
+    monkeypatch.chdir(tmp_path)
+    options = ["verify", str(out / "model.onnx"), "--against-card", "--data", "my pets", "--device", "cpu", "--json"]
+    done = CliRunner().invoke(group, options)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["claim"]["verdict"] == "reproduced"

@@ -24,7 +24,7 @@ from rnas_zoo.searching.config import SearchConfig
 from rnas_zoo.searching.proxy import Measured, ProxyConfig
 from rnas_zoo.searching.run import search
 from rnas_zoo.searching.study import Candidate, Limits, study, study_folder
-from rnas_zoo.training.run import TrainTask
+from rnas_zoo.training.task import TrainTask
 
 CPU = torch.device("cpu")
 TINY = {"channels": 2, "layers": 3, "stem": "cifar_stride2", "batch_size": 16, "attack_steps": 1, "total_steps": 3}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from timm.layers import DropPath
 
 from rnas_zoo import data, reference
+from rnas_zoo.attacks import Keys
 from rnas_zoo.engine import checkpoint
 from rnas_zoo.errors import (
     BudgetReachedError,
@@ -25,7 +26,11 @@ from rnas_zoo.errors import (
     UsageError,
 )
 from rnas_zoo.training import run
-from rnas_zoo.training.run import TrainConfig, TrainTask, model_for, read_recipe, recipe_text, train
+from rnas_zoo.training.config import TrainConfig, model_for, read_recipe, recipe_text
+from rnas_zoo.training.objectives import perturbation
+from rnas_zoo.training.run import train
+from rnas_zoo.training.task import TrainTask
+from rnas_zoo.training.watch import accuracies
 
 CPU = torch.device("cpu")
 MODEL = {"genotype": "vuln_h", "channels": 4, "layers": 3, "stem": "cifar_stride2"}
@@ -228,8 +233,7 @@ def test_the_first_step_is_plain_sgd_on_the_adversarial_loss(config):
     task, twin = (TrainTask(config, data.load(config.data), CPU) for _ in range(2))
     metrics = task.step(0)
     x, y = twin.batches(0)
-    keys = run.keys_of_step(3, 0, 16, CPU)
-    x = twin.perturb(twin.model, x, y, config.threat, keys)
+    x = perturbation("pgd", 1)(twin.model, x, y, config.threat, Keys(3, torch.arange(16)))
     assert 0.02 < float((x - twin.batches(0)[0]).abs().max()) <= 8 / 255 + 1e-6
     logits = twin.model.train()(x)
     target = torch.full((16, 3), 0.1 / 3).scatter_add(1, y[:, None], torch.full((16, 1), 0.9))
@@ -247,7 +251,13 @@ def test_the_first_step_is_plain_sgd_on_the_adversarial_loss(config):
 def test_schedules_are_functions_of_the_fraction_done(config, monkeypatch):
     task = TrainTask(replace(config, total_steps=20, eps_ramp=0.5, peak_at=0.25), data.load(config.data), CPU)
     seen = []
-    task.perturb = lambda model, x, y, threat, keys: (seen.append(threat.eps), x)[1]
+    plain = task.objectives["single"]
+
+    def watched(network, attacked, x, y, threat, keys):
+        seen.append(float(threat.eps))
+        return plain(network, attacked, x, y, threat, keys)
+
+    task.objectives["single"] = watched
     rates = []
     for index in (0, 2, 5, 10, 19):
         task.step(index)
@@ -290,7 +300,7 @@ def test_regularisers_leave_no_trace_in_the_deployed_network(regularised, tmp_pa
     assert weights(tmp_path / "run").keys() == plain.state_dict().keys()
     plain.load_state_dict(weights(tmp_path / "run"))
     _, held_out = data.load(regularised.data).split(3)
-    found = run.accuracies(plain, held_out, regularised.threat, 10, 3, CPU)
+    found = accuracies(plain, held_out, regularised.threat, 10, 3, CPU)
     assert found == info["result"]
 
 
@@ -350,7 +360,7 @@ def test_a_network_of_others_is_trained_behind_the_normalisation_it_is_loaded_wi
     x = data.to_pixels(task.held_out.images)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), task.network.eval()(x))
-    assert run.accuracies(loaded, task.held_out, config.threat, 10, 3, CPU) == info["result"]
+    assert accuracies(loaded, task.held_out, config.threat, 10, 3, CPU) == info["result"]
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
@@ -368,6 +378,28 @@ def test_fit_chooses_the_steps_that_fill_nine_tenths_of_the_budget(config, monke
     fitted = run.fit(replace(config, total_steps=0), data.load(config.data), CPU, 1.0)
     assert fitted == replace(config, total_steps=45)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"objective": "nfgsm", "multi_step_from": 0.5}, 30),  # 0.02 s for one half, 0.04 s for the other
+        ({"objective": "nfgsm", "multi_step_from": 0.0}, 22),
+        ({"objective": "nfgsm", "multi_step_from": 1.0}, 45),
+        ({"objective": "pgd", "multi_step_from": 0.0}, 45),
+    ],
+)
+def test_fit_measures_the_steps_of_each_phase(config, monkeypatch, changes, steps):
+    phases = []
+    plain = TrainTask._counted
+    monkeypatch.setattr(TrainTask, "_counted", lambda self, phase, x: phases.append(phase) or plain(self, phase, x))
+
+    def measured(step):
+        step(0)
+        return 0.04 if phases[-1] == "multi" else 0.02
+
+    monkeypatch.setattr(run, "seconds_per_step", measured)
+    assert run.fit(replace(config, total_steps=0, **changes), data.load(config.data), CPU, 1.0).total_steps == steps
 
 
 def test_a_fitted_run_keeps_its_steps_when_resumed(config, tmp_path, monkeypatch):
@@ -394,7 +426,7 @@ def test_a_fitted_run_keeps_its_steps_when_resumed(config, tmp_path, monkeypatch
         ({"data": "none.npz"}, DataError, "no such file"),
         ({"norm": "l7"}, UsageError, "unknown norm"),
         ({"eps": "8"}, UsageError, "write 8/255"),
-        ({"attack_steps": 0}, UsageError, "attack step"),
+        ({"attack_steps": 0}, UsageError, "at least one step"),
         ({"precision": "fp8"}, UsageError, "unknown precision"),
         ({"augmentation": "cutmix"}, UsageError, "unknown augmentation"),
         ({"batch_size": 1000}, UsageError, "lower --batch-size"),
@@ -428,10 +460,3 @@ def test_model_for_takes_models_genotypes_and_files(tmp_path):
     assert model_for(str(tmp_path / "own.json")) == ("rnas_cells", {"genotype": own, "channels": 6, "layers": 5})
     with pytest.raises(UnknownNameError, match="rnas_vuln_h"):
         model_for("rnas_vuln_hh")
-
-
-def test_several_processes_are_refused_before_anything_is_written(small_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="without torchrun"):
-        train(TrainConfig("rnas_cells", str(small_data), total_steps=1), tmp_path / "run", device="cpu")
-    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnas_zoo.training.schedule import cosine, one_cycle, ramp
+from rnas_zoo.errors import UsageError
+from rnas_zoo.training.schedule import cosine, factor_of, one_cycle, ramp, steps
 
 FRACTION = st.floats(0, 1)
 
@@ -59,3 +60,27 @@ def test_cosine_never_rises(a, b, floor):
 )
 def test_ramp_rises_in_a_line_and_stays(fraction, over, value):
     assert ramp(fraction, over) == value
+
+
+@pytest.mark.parametrize(
+    ("fraction", "milestones", "value"),
+    [
+        (0.0, (0.5, 0.75), 1.0),
+        (0.499, (0.5, 0.75), 1.0),
+        (0.5, (0.5, 0.75), 0.1),
+        (0.8, (0.75, 0.5), 0.01),
+        (0.9, (), 1.0),
+        (0.0, (0.0,), 0.1),
+    ],
+)
+def test_steps_fall_to_a_tenth_at_each_milestone(fraction, milestones, value):
+    assert steps(fraction, milestones) == pytest.approx(value)
+    assert steps(fraction, milestones, 0.5) == pytest.approx(0.5 ** round(-math.log10(value)))
+
+
+def test_a_schedule_is_known_by_its_name():
+    assert factor_of("one_cycle", 0.1, 0.4, ()) == one_cycle(0.1, 0.4)
+    assert factor_of("cosine", 0.1, 0.4, ()) == cosine(0.1)
+    assert factor_of("steps", 0.6, 0.4, (0.5,)) == steps(0.6, (0.5,))
+    with pytest.raises(UsageError, match="unknown schedule 'linear'; use one_cycle, cosine or steps"):
+        factor_of("linear", 0.1, 0.4, ())

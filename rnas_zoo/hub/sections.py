@@ -1,0 +1,183 @@
+"""What a card shows beyond the evidence: accuracies by class, along the curve, and where the model is not robust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import draw_results
+from ..attacks import Threat
+from ..errors import DataError
+from ..intervals import clopper_pearson
+from ..verification import evidence
+from ..verification.limits import per_class
+from .twin import TWIN
+
+LIMITS, LABELS, TRAINING, CLASSES_FIGURE = "limits.json", "labels.npz", "training.json", "figures/classes.png"
+SHOWN_CLASSES = 20
+CORRUPTION_NAMES = {"gaussian_noise": "Gaussian noise", "gaussian_blur": "Gaussian blur", "jpeg": "JPEG"}
+
+
+def percent(value: float) -> str:
+    """`81.2 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def interval(successes: float, n: int) -> str:
+    """The exact 95 % interval of an accuracy measured on n images, in words."""
+    low, high = clopper_pearson(round(successes * n), n)
+    return f"{percent(low)} to {percent(high)}"
+
+
+def threat_name(run: dict[str, Any]) -> str:
+    """`L∞ 8/255`."""
+    return f"{'L∞' if run['norm'] == 'linf' else 'L2'} {run['eps']}"
+
+
+def read(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of the folder; None if it is not there.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / name}: damaged ({error}); package the model again") from error
+
+
+def change(row: dict[str, Any]) -> str:
+    """What a row of limits.json did to the images, in words."""
+    if row["kind"] == "clean":
+        return "nothing (clean)"
+    if row["kind"] == "attack":
+        return f"{threat_name(row)} (protocol `{row['protocol']}`)"
+    strength = next(iter(row["parameters"].items()))
+    place = f"CIFAR-10-C severity {row['severity']}" if row["severity"] else "our choice"
+    return f"{CORRUPTION_NAMES[row['corruption']]}, {strength[0]} {strength[1]:g} ({place})"
+
+
+def limits_section(folder: Path) -> dict[str, Any] | None:
+    """Rows (what was changed, accuracy, interval) and one sentence; None for releases without limits.json."""
+    found = read(folder, LIMITS)
+    if found is None:
+        return None
+    rows = found["rows"]
+    clean = next(row for row in rows if row["kind"] == "clean")
+    sentence = f"Clean accuracy is {percent(clean['accuracy'])}"
+    for kind, words in (("attack", "under"), ("corruption", "without any adversary, under")):
+        if mine := [row for row in rows if row["kind"] == kind]:
+            worst = min(mine, key=lambda row: row["accuracy"])
+            sentence += f"; {words} {change(worst)}, it is {percent(worst['accuracy'])}"
+    sentence += "."
+    return {
+        "n": found["n"],
+        "seed": found["seed"],
+        "sentence": sentence,
+        "rows": [(change(row), percent(row["accuracy"]), interval(row["accuracy"], row["n"])) for row in rows],
+    }
+
+
+def classes_section(folder: Path, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Accuracy by class of the torch run the card shows first; None where labels or verdicts do not tell it.
+
+    Of more than 20 classes, the 10 with the lowest and the 10 with the highest robust accuracy.
+    """
+    if not (folder / LABELS).is_file():
+        return None
+    with np.load(folder / LABELS, allow_pickle=False) as file:
+        labels, dataset = file["labels"], str(file["dataset"])
+    mine = [run for run in runs if run["subject"]["kind"] == "torch" and run["dataset"]["name"] == dataset]
+    if not mine:
+        return None
+    run = mine[0]
+    known, tables = evidence.read(folder)
+    table = tables[known.index(run)]
+    if int(table["position"].max()) >= len(labels):
+        return None
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
+    rows = [(name, row) for name, row in zip(names, per_class(table, labels, len(names)), strict=True) if row["n"]]
+    every = len(rows) <= SHOWN_CLASSES
+    if not every:
+        rows.sort(key=lambda row: row[1]["robust"])
+        rows = rows[: SHOWN_CLASSES // 2] + rows[-SHOWN_CLASSES // 2 :]
+    return {"run": run, "rows": rows, "every": every, "threat": threat_name(run)}
+
+
+def draw_classes(folder: Path, runs: list[dict[str, Any]]) -> None:
+    """Write figures/classes.png of what `classes_section` says, if it says something."""
+    found = classes_section(folder, runs)
+    if not found:
+        return
+    run = found["run"]
+    bars = [(name, row["clean"], row["robust"], tuple(row["interval"])) for name, row in found["rows"]]
+    title = f"By class: {found['threat']}, protocol {run['protocol']}, first {run['n']} images"
+    draw_results.draw_classes(bars, folder / CLASSES_FIGURE, title=title)
+
+
+def curve_section(folder: Path) -> dict[str, Any] | None:
+    """The curve's points as numbers, the clean twin's beside them; None for releases without limits.json."""
+    found = read(folder, LIMITS)
+    if found is None or not (folder / "figures" / "curve.json").is_file():
+        return None
+    described, other = found["curve"], read(folder, TWIN)
+    points = next(iter((read(folder, "figures/curve.json") or {}).values()))
+    beside: dict[str, float] = {}
+    twin = (other or {}).get("curve")
+    if twin and all(twin[key] == described[key] for key in ("norm", "protocol", "n")):
+        beside = _by_size(twin["norm"], twin["points"])
+    return {
+        **described,
+        "norm_name": "L∞" if described["norm"] == "linf" else "L2",
+        "twin": other["name"] if other and beside else None,
+        "rows": [
+            (
+                size,
+                percent(accuracy),
+                interval(accuracy, described["n"]),
+                percent(beside[size]) if size in beside else "–",
+            )
+            for size, accuracy in _by_size(described["norm"], points).items()
+        ],
+    }
+
+
+def _by_size(norm: str, points: Sequence[Sequence[float]]) -> dict[str, float]:
+    return {Threat(norm, eps).eps_text: accuracy for eps, accuracy in points}
+
+
+def twin_sentence(folder: Path) -> str:
+    """One sentence on the clean twin, empty if there is none."""
+    other = read(folder, TWIN)
+    if not other:
+        return ""
+    return (
+        f"The same architecture with standard training, `{other['name']}` (tensors `{str(other['weights'])[:12]}`), "
+        f"has {percent(other['clean_accuracy'])} clean accuracy on the first {other['n']} images "
+        f"(95 % interval {interval(other['clean_accuracy'], other['n'])})."
+    )
+
+
+def describe_cost(folder: Path) -> str:
+    """One sentence on what training cost, from training.json; empty where the release does not say."""
+    found = read(folder, TRAINING)
+    if not found:
+        return ""
+    passes = f", {found['image_passes']:,} forward and backward passes of images" if found["image_passes"] else ""
+    return f"That took {found['seconds'] / 60:.1f} minutes on {hardware(found)}{passes}."
+
+
+def hardware(training: dict[str, Any]) -> str:
+    """The machine of training.json in words."""
+    if training["device"] == "cpu":
+        threads = training["threads"]
+        device = f"a CPU ({threads} thread{'s' if threads > 1 else ''})" if threads else "a CPU"
+    else:
+        device = training["device"]
+    return f"{training['processes']} × {device}" if training["processes"] > 1 else device

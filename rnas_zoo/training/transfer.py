@@ -1,0 +1,76 @@
+"""Transfer: a network that starts from the body of a trained one, with a new head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models import load_model_config_from_hf
+from torch import nn
+
+from ..errors import UsageError, WeightsError
+from ..models.pixels import Preprocessed
+from ..reference import load
+
+
+def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
+    """Architecture and model arguments of a model reference: a name, a release folder or `hf-hub:owner/name`.
+
+    The number of classes is not among them: the data decide it.
+
+    Raises:
+        UsageError: a reference without a registered architecture (an .onnx file, a Python function).
+        WeightsError: a release folder without a readable config.json, or a Hub model that cannot be reached.
+    """
+    if ref.startswith("hf-hub:"):
+        try:
+            _, name, arguments = load_model_config_from_hf(ref.removeprefix("hf-hub:"))
+        except OSError as error:
+            reason = str(error).partition("\n")[0]
+            raise WeightsError(
+                f"{ref}: its configuration cannot be had ({reason}). Check the connection and the name."
+            ) from error
+        return name, _but_classes(arguments)
+    if Path(ref).is_dir():
+        try:
+            value = json.loads((Path(ref) / "config.json").read_text(encoding="utf-8"))
+            return str(value["architecture"]), _but_classes(value.get("model_args"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{ref} is not a release folder: its config.json cannot be read ({error!r})") from error
+    if ref.endswith(".onnx") or ".py:" in ref:
+        raise UsageError(f"training starts from a model name, a release folder or hf-hub:owner/name, not from {ref!r}")
+    return ref.split(".")[0], {}
+
+
+def _but_classes(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (arguments or {}).items() if name != "num_classes"}
+
+
+def take_over(model: Any, ref: str) -> None:
+    """Copy the weights of `ref` into a timm model of the same architecture, all but the classifier's.
+
+    Raises:
+        WeightsError: the weights do not fit.
+    """
+    source = load(ref)
+    source = source.network if isinstance(source, Preprocessed) else source
+    head = {f"{name}.{part}" for name, module in model.named_modules() if module is model.get_classifier()
+            for part, _ in module.named_parameters()}  # fmt: skip
+    own = model.state_dict()
+    body = {name: tensor for name, tensor in source.state_dict().items() if name not in head}
+    wrong = [name for name in own.keys() - head if name not in body or body[name].shape != own[name].shape]
+    if wrong or body.keys() - own.keys():
+        name = min(wrong, default=min(body.keys() - own.keys(), default=""))
+        raise WeightsError(
+            f"the weights of {ref} do not fit {type(model).__name__} with these model_args, as in {name}"
+        )
+    model.load_state_dict({**own, **body})
+
+
+def body_and_head(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of a timm model before its classifier, and those of the classifier."""
+    head = list(model.get_classifier().parameters())
+    own = {id(parameter) for parameter in head}
+    return [parameter for parameter in model.parameters() if id(parameter) not in own], head
