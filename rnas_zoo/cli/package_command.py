@@ -15,6 +15,7 @@ from .common import compute_options, computing, json_option, percent, print_json
 @click.option(
     "--protocol", default="quick", show_default=True, help="quick: noise, FGSM, PGD-20; standard: AutoAttack."
 )
+@click.option("--onnx-protocol", help="Of the ONNX file; --protocol by default.")
 @click.option("--eps", help="Size of the perturbations; the run's own by default.")
 @click.option(
     "--n", type=click.IntRange(1), default=256, show_default=True, help="First N test images in official order."
@@ -29,6 +30,7 @@ def command(
     run: Path,
     out: Path,
     protocol: str,
+    onnx_protocol: str | None,
     eps: str | None,
     n: int,
     seed: int,
@@ -42,7 +44,7 @@ def command(
     """Turn a finished training run into a release folder.
 
     Weights, genotype, recipe, ONNX file, evidence on both, what it is not robust to, pictures and card; built beside
-    its place, then renamed.
+    its place, then renamed. Interrupted, the same command goes on with what OUT.work has kept.
 
     \b
     rnas-zoo package RUN -o model_cards/my_model --n 256
@@ -59,6 +61,7 @@ def command(
             out,
             threat=threat,
             protocol=protocol,
+            onnx_protocol=onnx_protocol,
             n=n,
             seed=seed,
             with_onnx=not no_onnx,

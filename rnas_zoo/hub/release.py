@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +43,10 @@ CURVE_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def tag_of(config: TrainConfig) -> str:
-    """`<objective>_<dataset>_<norm><eps>`, or `clean_<dataset>` for standard training."""
-    dataset = Path(config.data).stem
+    """`<objective>_<dataset>_<norm><eps>`, or `clean_<dataset>` for standard training; `<dataset>-64` at another size."""
+    dataset = data.base_name(config.data).replace(".", "-")
+    if config.image_size is not None:
+        dataset += f"-{data.spelled(config.image_size)}"
     if config.objective == "clean":
         return f"clean_{dataset}"
     return f"{config.objective}_{dataset}_{config.norm}{config.threat.eps_text.removesuffix('/255').replace('.', 'p')}"
@@ -62,6 +66,7 @@ def package(
     *,
     threat: Threat | None = None,
     protocol: str = "quick",
+    onnx_protocol: str | None = None,
     n: int | None = 256,
     seed: int = 0,
     with_onnx: bool = True,
@@ -74,12 +79,14 @@ def package(
     """Build a release folder from a finished training run.
 
     Everything is measured on the files that are shipped: weights are rounded first, reloaded, then attacked, and the
-    ONNX file is attacked as well. The folder appears only when it is complete.
+    ONNX file is attacked as well, each by protocol `quick` and then by a stronger one if asked for. The folder appears
+    only when it is complete; until then `OUT.work` keeps what has been measured, and the same call goes on from there.
 
     Args:
         run: folder of a finished `train` run.
         out: the release folder.
         threat: the run's own by default.
+        onnx_protocol: of the ONNX file; that of the weights by default.
         n: test images, the first in official order; None takes all.
         with_limits: also measure on the same images what the model is not robust to (`verification.limits`), by the
             attacks of `limits_protocol`.
@@ -98,7 +105,7 @@ def package(
     config = configuration.from_dict(TrainConfig, info["config"], f"{run}/run.json")
     threat, device = threat or config.threat, resolve_device(device)
     dataset = data.load(config.data, config.image_size)
-    name = f"{config.architecture}.{tag_of(config)}"
+    name, work = f"{config.architecture}.{tag_of(config)}", Path(f"{out}.work")
     with atomic_folder(out, overwrite=overwrite) as folder:
         found = _write_model(Path(run), config, dataset, name, folder)
         write_text(folder / "recipe.toml", recipe_text(config))
@@ -109,15 +116,13 @@ def package(
             "data_name": config.data,
             "image_size": config.image_size,
             "threat": threat,
-            "protocol": protocol,
             "n": n,
             "seed": seed,
             "device": device,
             "reporter": reporter,
         }
         shipped = replace(subject(folder, device=device), name=name)
-        report = verify(shipped, **options)
-        evidence.append(folder, report.run, report.verdicts)
+        report = _verified(folder, shipped, protocol, work, options)
         test = dataset.test.take(np.arange(report.run["n"]))
         _write_check(folder, shipped, test, report)
         if with_onnx:
@@ -130,8 +135,7 @@ def package(
                 metadata={"threat_model": str(threat), "model": name, "dataset": dataset.name},
             )
             write_json(folder / "export.json", report_onnx)
-            onnx_report = verify(folder / "model.onnx", **options)
-            evidence.append(folder, onnx_report.run, onnx_report.verdicts)
+            _verified(folder, folder / "model.onnx", onnx_protocol or protocol, work, options)
         drawn = _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
         labels, called = dataset.test.labels.astype(np.uint16), report.run["dataset"]["name"]
         np.savez_compressed(folder / LABELS, labels=labels, dataset=np.array(called))
@@ -144,8 +148,21 @@ def package(
             twin.attach(folder, beside)
         card.write(folder)
         make_readable(folder)
+    shutil.rmtree(work, ignore_errors=True)
     runs, _ = evidence.read(out)
     return {"name": name, "folder": str(out), "runs": runs}
+
+
+def _verified(folder: Path, shipped: Any, protocol: str, work: Path, options: dict[str, Any]) -> Report:
+    """Evidence by `quick` and by the protocol, appended to the folder's; the report of the latter."""
+    file = shipped if isinstance(shipped, Path) else folder / "model.safetensors"
+    weights = hashlib.sha256(file.read_bytes()).hexdigest()
+    for each in dict.fromkeys(("quick", protocol)):
+        asked = f"{weights} {each} {options['threat']} {options['n']} {options['seed']}"
+        pieces = work / f"{file.name}-{each}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+        report = verify(shipped, protocol=each, resume=pieces, **options)
+        evidence.append(folder, report.run, report.verdicts)
+    return report
 
 
 def training_cost(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,14 +141,27 @@ def test_a_folder_that_exists_is_left_as_it_is(trained_run, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_a_failure_half_way_leaves_nothing(trained_run, tmp_path, monkeypatch):
+def test_a_failure_half_way_leaves_only_what_the_next_call_goes_on_from(trained_run, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the disk is full, say")
 
-    monkeypatch.setattr(releases, "export", fail)
-    with pytest.raises(RuntimeError, match="disk is full"):
-        package(trained_run, tmp_path / "out", n=8)
-    assert list(tmp_path.iterdir()) == []
+    options = {"n": 8, "protocol": "fast", "onnx_protocol": "quick", "with_limits": False, "device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr(releases, "export", fail)
+        with pytest.raises(RuntimeError, match="disk is full"):
+            package(trained_run, tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.work"]
+    made = package(trained_run, tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    whole = package(trained_run, tmp_path / "whole", **options)
+    assert [(run["subject"]["file"], run["protocol"]) for run in made["runs"]] == [
+        ("model.safetensors", "quick"),
+        ("model.safetensors", "fast"),
+        ("model.onnx", "quick"),
+    ]
+    for run, other in zip(made["runs"], whole["runs"], strict=True):
+        assert run["attacks"] == other["attacks"]
+        assert run["robust_accuracy"] == other["robust_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,7 @@ def test_a_failure_half_way_leaves_nothing(trained_run, tmp_path, monkeypatch):
         ({"eps": "4.5/255"}, "pgd_cifar10_linf4p5"),
         ({"objective": "clean"}, "clean_cifar10"),
         ({"data": "folder/flowers.npz"}, "pgd_flowers_linf8"),
+        ({"data": "folder/wild.flowers", "image_size": (64, 64)}, "pgd_wild-flowers-64_linf8"),
     ],
 )
 def test_tags_name_recipe_data_and_threat(changes, tag):
