@@ -45,7 +45,7 @@ def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of this package's models, or with `pretrained` the `architecture.tag` names whose weights can be had."""
     names = [
         name
-        for module in ("rnas_cells", "rnas_students", "teachers")
+        for module in ("baselines", "rnas_cells", "rnas_students", "teachers")
         for name in timm.list_models(module=module, pretrained=pretrained, include_tags=pretrained)
     ]
     return sorted(name for name in names if fnmatch.fnmatch(name, filter))

@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import rnas_zoo  # noqa: F401  (registers the models)
 from rnas_zoo import genotype as genotypes
 
-MODULES = ("rnas_cells", "rnas_students", "teachers")
+MODULES = ("baselines", "rnas_cells", "rnas_students", "teachers")
 NAMES = sorted({name for module in MODULES for name in timm.list_models(module=module)})
 TAGGED = sorted({name for module in MODULES for name in timm.list_models(module=module, include_tags=True)})
 
