@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import data
-from ..engine.budget import PassCounter, fitting_steps, seconds_per_step
+from ..engine.budget import fitting_steps, seconds_per_step
 from ..engine.progress import Reporter
 from ..errors import UsageError
 from ..genotype import Genotype
@@ -97,16 +95,10 @@ def training(
 
 def passes_per_step(config: TrainConfig, dataset: data.Dataset, device: torch.device) -> int:
     """Forward and backward image passes of a training step, counted while one is taken."""
-    scratch, counter = TrainTask(replace(config, total_steps=2), dataset, device), PassCounter()
-
-    def count(_module: Any, _inputs: Any, logits: Tensor) -> None:
-        counter.add(forward=len(logits))
-        if logits.requires_grad:
-            logits.register_hook(lambda _: counter.add(backward=len(logits)))
-
-    scratch.model.register_forward_hook(count)
+    scratch = TrainTask(replace(config, total_steps=2), dataset, device)
+    scratch.watch.looks = 0
     scratch.step(1)
-    return counter.total
+    return scratch.passes.total
 
 
 def steps_within(
