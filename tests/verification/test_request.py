@@ -115,10 +115,10 @@ def test_a_robustbench_file_completes_norm_eps_and_data(robustbench):
     assert request.claimed[0]["robust_accuracy"] == pytest.approx(0.6)
 
 
-@pytest.fixture
-def several(release, tmp_path) -> Path:
-    """A folder with evidence under two norms and two sizes, the L∞ one at 16/255 with most images."""
-    folder = Path(shutil.copytree(release, tmp_path / "several"))
+@pytest.fixture(scope="module")
+def several(release, tmp_path_factory) -> Path:
+    """A folder with evidence under two norms and two sizes, the L∞ one at 16/255 with most images; only to be read."""
+    folder = Path(shutil.copytree(release, tmp_path_factory.mktemp("several") / "several"))
     for norm, eps in (("l2", "0.5"), ("linf", "4/255")):
         report = verify(folder, data_name="digits", n=8, threat=Threat(norm, eps), protocol="quick", device="cpu")
         evidence.append(folder, report.run, report.verdicts)
