@@ -53,14 +53,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto")
     add("--threads", type=int, default=1)
     add("--work", type=Path, help="folder for the runs; they are kept there and go on from there")
+    add("--only", choices=["with", "without"], help="one of the two networks; with --work, for two processes")
     return parser.parse_args(given)
 
 
 def measure(config: TrainConfig, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train within the budget, then verify on test images."""
-    info = train(
-        config, folder, resume=True, fit_seconds=options.time_budget, device=options.device, reporter=Lines()
-    )
+    info = train(config, folder, resume=True, fit_seconds=options.time_budget, device=options.device, reporter=Lines())
     dataset = data.load(config.data, config.image_size)
     model = timm.create_model(config.architecture, num_classes=dataset.num_classes, **config.model_args)
     load_weights(model, folder / "model.safetensors", config.architecture)
@@ -101,11 +100,14 @@ def main(given: Sequence[str] | None = None) -> int:
         with threads(options.threads), tempfile.TemporaryDirectory() as scratch:
             work = options.work or Path(scratch)
             resolve_device(options.device)
+            both = {
+                "with": replace(base, init=options.init, body_rate=options.body_rate),
+                "without": base,
+            }
             results = {
-                "with the body": measure(
-                    replace(base, init=options.init, body_rate=options.body_rate), work / "with", options
-                ),
-                "from random weights": measure(base, work / "without", options),
+                f"{name} the body": measure(config, work / name, options)
+                for name, config in both.items()
+                if options.only in (None, name)
             }
     except RnasZooError as error:
         print(f"error: {error}", file=sys.stderr)
