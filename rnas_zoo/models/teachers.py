@@ -96,7 +96,7 @@ class WideResNet(StagedNet):
         return self.conv1(x)
 
 
-_ARCHITECTURES = ((34, 10), (28, 10), (10, 2), (10, 1))
+_ARCHITECTURES = ((34, 10), (28, 10), (16, 4), (10, 2), (10, 1))
 default_cfgs = generate_default_cfgs(
     configurations({f"rnas_wrn{d}_{k}": pixel_cfg(pool_size=(8, 8), first_conv="conv1") for d, k in _ARCHITECTURES})
 )

@@ -19,7 +19,10 @@ from rnas_zoo.models.teachers import WideResNet
 BUNDLED = "rnas_wrn10_1.pgd_digits_linf16"
 
 
-@pytest.mark.parametrize(("name", "millions"), [("rnas_wrn34_10", 46.16), ("rnas_wrn28_10", 36.48)])
+PUBLISHED = [("rnas_wrn34_10", 46.16), ("rnas_wrn28_10", 36.48), ("rnas_wrn16_4", 2.75)]
+
+
+@pytest.mark.parametrize(("name", "millions"), PUBLISHED)
 def test_sizes_are_the_published_ones(name, millions):
     with torch.device("meta"):
         assert round(count_parameters(timm.create_model(name)) / 1e6, 2) == millions
