@@ -43,7 +43,10 @@ CURVE_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def tag_of(config: TrainConfig) -> str:
-    """`<objective>_<dataset>_<norm><eps>`, or `clean_<dataset>` for standard training; `<dataset>-64` at another size."""
+    """`<objective>_<dataset>_<norm><eps>`, or `clean_<dataset>` for standard training.
+
+    A data set brought to another size is `<dataset>-64`.
+    """
     dataset = data.base_name(config.data).replace(".", "-")
     if config.image_size is not None:
         dataset += f"-{data.spelled(config.image_size)}"
