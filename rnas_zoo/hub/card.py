@@ -17,6 +17,7 @@ from ..errors import CheckFailedError, DataError
 from ..files import sha256_file, write_text
 from ..models.size import count_macs, count_parameters
 from ..reference import load
+from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
 from . import sections
 
@@ -61,7 +62,11 @@ def describe_training(recipe: Mapping[str, Any], threat: str) -> str:
         return f"distillation on clean images (RNAS-CL) from the teacher `{teacher}`"
     names = {"nfgsm": "N-FGSM", "fgsm_rs": "FGSM-RS", "trades": "TRADES", "rslad": "RSLAD"}
     called = f"PGD-{recipe['attack_steps']}" if objective == "pgd" else names.get(objective, f"`{objective}`")
-    return f"adversarial training with {called}{helped} at {threat}"
+    late = recipe.get("multi_step_from", 1.0)
+    if late < 1 and (objective in SINGLE_STEP or recipe.get("attack") in SINGLE_STEP):
+        called += f" ({recipe['attack_steps']} steps in the last {100 * (1 - late):.0f} % of training)"
+    averaged = " and averaged weights" if recipe.get("average") else ""
+    return f"adversarial training with {called}{helped}{averaged} at {threat}"
 
 
 def _introduction(objective: str, dataset: str, run: dict[str, Any], threat: str) -> str:

@@ -20,6 +20,7 @@ from ..errors import DataError, UsageError
 from ..files import write_text
 from ..models.size import count_macs, count_parameters
 from ..reference import load
+from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
 from .sections import TRAINING, hardware, percent, threat_name
 from .sections import read as read_part
@@ -159,6 +160,8 @@ def read(folder: str | Path) -> Result:
 def describe(recipe: dict[str, Any]) -> str:
     """The training objective, with attack steps and teacher where it has them."""
     steps = f"-{recipe['attack_steps']}" if recipe["objective"] == "pgd" else ""
+    if recipe["objective"] in SINGLE_STEP and recipe.get("multi_step_from", 1.0) < 1:
+        steps = f", then pgd-{recipe['attack_steps']}"
     teacher = f", teacher `{recipe['teacher']}`" if recipe.get("teacher") else ""
     return f"{recipe['objective']}{steps}{teacher}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -80,12 +81,23 @@ def bundled_releases() -> dict[str, Path]:
     return found
 
 
+def recommendation(name: str) -> tuple[bool, bool, float, str]:
+    """A key that sorts `architecture.tag` names by what we recommend, the first of which is timm's default.
+
+    Robust weights come before those of standard training, L∞ before L2, and the larger ε first.
+    """
+    tag = name.partition(".")[2]
+    norm, size = (re.search(r"_(linf|l2)([\dp]+)$", tag) or re.match("()()", tag)).groups()  # type: ignore[union-attr]
+    eps = float(size.replace("p", ".")) if size else 0.0
+    return tag.startswith("clean_"), norm != "linf", -eps, tag
+
+
 def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """timm default configurations: one per bundled release, or an untagged one without weights."""
     releases = bundled_releases()
     cfgs = {}
     for name, base in architectures.items():
-        tagged = [key for key in releases if key.split(".")[0] == name]
+        tagged = sorted((key for key in releases if key.split(".")[0] == name), key=recommendation)
         for key in tagged:
             value = json.loads((releases[key] / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
             value.pop("tag", None)

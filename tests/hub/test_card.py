@@ -100,3 +100,11 @@ def test_a_card_edited_by_hand_or_false_numbers_fail_the_check(release, tmp_path
 )
 def test_training_is_called_what_it_was(objective, text):
     assert card.describe_training({"objective": objective, "attack_steps": 3}, "L∞ 8/255") == text
+
+
+def test_a_change_of_attack_and_averaging_are_told():
+    recipe = {"objective": "nfgsm", "attack_steps": 3, "multi_step_from": 0.85, "average": 0.998}
+    assert card.describe_training(recipe, "L∞ 8/255") == (
+        "adversarial training with N-FGSM (3 steps in the last 15 % of training) and averaged weights at L∞ 8/255"
+    )
+    assert "15 %" not in card.describe_training({**recipe, "objective": "pgd"}, "L∞ 8/255")

@@ -337,3 +337,17 @@ def test_a_release_folder_with_altered_tensors_is_refused(tmp_path, donor):
     (tmp_path / "model.safetensors").write_bytes(content[:-7])
     with pytest.raises(WeightsError, match="damaged or cut off"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_the_first_tag_is_the_robust_one_of_the_largest_eps():
+    wanted = [
+        "nfgsm_a_linf8",
+        "pgd_a_linf8",
+        "trades_a_linf4p5",
+        "nfgsm_a_linf4",
+        "nfgsm_a_linf2",
+        "pgd_a_l20p5",
+        "clean_a",
+    ]
+    names = [f"rnas_cl_s3.{tag}" for tag in wanted]
+    assert sorted(reversed(names), key=weights.recommendation) == names
