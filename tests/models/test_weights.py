@@ -350,4 +350,4 @@ def test_the_first_tag_is_the_robust_one_of_the_largest_eps():
         "clean_a",
     ]
     names = [f"rnas_cl_s3.{tag}" for tag in wanted]
-    assert sorted(reversed(names), key=weights.recommendation) == names
+    assert sorted([*names[3:], *names[:3]], key=weights.recommendation) == names
