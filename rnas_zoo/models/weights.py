@@ -19,6 +19,7 @@ from .. import resources
 from ..errors import NoWeightsError, WeightsError
 
 DIGEST_NOTE = "tensors-sha256:"
+SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
 
 
 def pixel_cfg(**kwargs: Any) -> dict[str, Any]:
@@ -111,15 +112,20 @@ def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any
 def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, **kwargs: Any) -> Any:
     """timm's builder with our answers to missing, damaged and foreign weights.
 
+    The declared digest is that of the published weights: an overlay that names other weights takes it off.
+
     Raises:
         NoWeightsError: `pretrained` is asked for and no weights are published for `name`.
         WeightsError: the weight file is damaged or not the declared one.
     """
+    overlay = kwargs.get("pretrained_cfg_overlay")
+    if overlay and "notes" not in overlay and SOURCES & overlay.keys():
+        kwargs["pretrained_cfg_overlay"] = overlay = {**overlay, "notes": ()}
     if pretrained:
         cfg = resolve_pretrained_cfg(
             name,
             pretrained_cfg=kwargs.get("pretrained_cfg"),
-            pretrained_cfg_overlay=kwargs.get("pretrained_cfg_overlay"),
+            pretrained_cfg_overlay=overlay,
         )
         if not (cfg.has_weights or cfg.state_dict or cfg.source):
             raise NoWeightsError(_no_weights(name))

@@ -93,7 +93,7 @@ def test_release_folders_become_configurations(tmp_path, monkeypatch, donor):
     monkeypatch.setattr(resources, "folder", lambda name: folder(name) if name == "genotypes" else tmp_path / name)
     assert list(weights.bundled_releases()) == ["rnas_cl_s3.clean_cifar10", "rnas_cl_s3.rslad_cifar10_linf8"]
     found = weights.configurations({"rnas_cl_s3": weights.pixel_cfg(), "rnas_cl_s5": weights.pixel_cfg()})
-    assert list(found) == ["rnas_cl_s3.clean_cifar10", "rnas_cl_s3.rslad_cifar10_linf8", "rnas_cl_s5"]
+    assert list(found) == ["rnas_cl_s3.rslad_cifar10_linf8", "rnas_cl_s3.clean_cifar10", "rnas_cl_s5"]
     cfg = found["rnas_cl_s3.rslad_cifar10_linf8"]
     assert cfg["file"] == str(cards / "second" / "model.safetensors")
     assert cfg["license"] == "cc0-1.0"
