@@ -97,7 +97,7 @@ def test_metadata_has_the_image_size_of_the_graph(tmp_path):
 
 def test_the_same_weights_give_the_same_bytes(tmp_path, exported):
     path, _ = exported("rnas_cl_s3")
-    export("rnas_cl_s3", tmp_path / "again.onnx")
+    export(build("rnas_cl_s3"), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
