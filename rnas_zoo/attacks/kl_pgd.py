@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import random
 from . import losses
-from .pgd import ascend
-from .result import AttackResult, Keys, Logits, frozen, input_gradient, like
+from .pgd import ascend, climb
+from .result import AttackResult, Keys, Logits, frozen, like
 from .threat import Threat
 
 
@@ -52,13 +52,8 @@ def kl_pgd_images(model: Logits, x: Tensor, clean: Tensor, threat: Threat, confi
         clean: logits (N, K) that predictions are driven away from: the model's own on x, or a teacher's.
     """
     x = x.detach()
-    z = _start(x, threat, config, keys)
-    with frozen(model):
-        for _ in range(config.steps):
-            gradient, _ = input_gradient(lambda found: losses.kl(model(found), clean), z)
-            step = config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
-            z = threat.project(z + step, x).to(x.dtype)
-    return z
+    first = _start(x, threat, config, keys)
+    return climb(model, x, threat, first, partial(losses.kl, clean=clean), config.steps, config.relative_step)
 
 
 def _start(x: Tensor, threat: Threat, config: KLPGD, keys: Keys) -> Tensor:

@@ -165,10 +165,24 @@ def pgd(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: PGD, keys: 
 def pgd_images(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: PGD, keys: Keys) -> Tensor:
     """The last images of one run of `pgd` for training: not judged, `steps` forward and backward passes."""
     x = x.detach()
-    z = start_point(x, threat, keys, "pgd") if config.random_start else x
+    first = start_point(x, threat, keys, "pgd") if config.random_start else x
+    return climb(model, x, threat, first, partial(losses.cross_entropy, y=y), config.steps, config.relative_step)
+
+
+def climb(
+    model: Logits,
+    x: Tensor,
+    threat: Threat,
+    first: Tensor,
+    objective: Callable[[Tensor], Tensor],
+    steps: int,
+    relative_step: float,
+) -> Tensor:
+    """`ascend` for training: the last image of `steps` steps from `first`, which nobody judges."""
+    z = first
     with frozen(model):
-        for _ in range(config.steps):
-            gradient, _ = input_gradient(lambda found: losses.cross_entropy(model(found), y), z)
-            step = config.relative_step * threat.radius * threat.ascent(losses.finite(gradient))
+        for _ in range(steps):
+            gradient, _ = input_gradient(lambda found: objective(model(found)), z)
+            step = relative_step * threat.radius * threat.ascent(losses.finite(gradient))
             z = threat.project(z + step, x).to(x.dtype)
     return z

@@ -24,7 +24,7 @@ from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
 from ..engine.record import read_run
 from ..errors import CheckpointError, UsageError
-from ..files import atomic_folder, make_readable, write_json, write_text
+from ..files import atomic_folder, make_readable, sha256_file, write_json, write_text
 from ..models.base import PixelNet
 from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
@@ -159,7 +159,7 @@ def package(
 def _verified(folder: Path, shipped: Any, protocol: str, work: Path, options: dict[str, Any]) -> Report:
     """Evidence by `quick` and by the protocol, appended to the folder's; the report of the latter."""
     file = shipped if isinstance(shipped, Path) else folder / "model.safetensors"
-    weights = hashlib.sha256(file.read_bytes()).hexdigest()
+    weights = sha256_file(file)
     for each in dict.fromkeys(("quick", protocol)):
         asked = f"{weights} {each} {options['threat']} {options['n']} {options['seed']}"
         pieces = work / f"{file.name}-{each}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"

@@ -55,6 +55,13 @@ class StagedNet(PixelNet):
     if TYPE_CHECKING:
         stages: nn.ModuleList
 
+    @torch.jit.ignore
+    def draw_weights(self) -> None:
+        """First weights of convolutions before ReLUs (He, Zhang, Ren, Sun, ICCV 2015), by outputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
     def enter(self, x: Tensor) -> Tensor:
         """Images to the input of the first stage."""
         raise NotImplementedError

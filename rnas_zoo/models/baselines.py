@@ -87,9 +87,7 @@ class _Baseline(StagedNet):
         ]
         self.num_features = self.head_hidden_size = chs = stages[-1][1]
         self.head = ClassifierHead(chs, num_classes, pool_type=global_pool, drop_rate=drop_rate)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.draw_weights()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -84,9 +84,7 @@ class WideResNet(StagedNet):
             self.feature_info.append({"num_chs": chs, "reduction": 2**i, "module": f"stages.{i}"})
         self.num_features = self.head_hidden_size = chs
         self.head = ClassifierHead(chs, num_classes, pool_type=global_pool, drop_rate=drop_rate)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.draw_weights()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

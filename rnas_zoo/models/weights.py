@@ -88,9 +88,9 @@ def recommendation(name: str) -> tuple[bool, bool, float, str]:
     Robust weights come before those of standard training, L∞ before L2, and the larger ε first.
     """
     tag = name.partition(".")[2]
-    norm, size = (re.search(r"_(linf|l2)([\dp]+)$", tag) or re.match("()()", tag)).groups()  # type: ignore[union-attr]
-    eps = float(size.replace("p", ".")) if size else 0.0
-    return tag.startswith("clean_"), norm != "linf", -eps, tag
+    threat = re.search(r"_(linf|l2)([\dp]+)$", tag)
+    eps = float(threat[2].replace("p", ".")) if threat else 0.0
+    return tag.startswith("clean_"), threat is None or threat[1] != "linf", -eps, tag
 
 
 def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -200,17 +199,14 @@ class Objective:
     def _by_divergence(
         self, network: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: Threat, keys: Keys
     ) -> Tensor:
-        attack: Any
-        if self.single:
-            config = NFGSM() if self.single == "nfgsm" else FGSMRS()
-            raised = partial(kl, clean=target.float())
-            attack = lambda net, x, y, threat, keys: n_fgsm_images(net, x, y, threat, config, keys, raised)  # noqa: E731
-        else:
+        with _attackable(network, self.mode):
+            if self.single:
+                config = NFGSM() if self.single == "nfgsm" else FGSMRS()
+                return n_fgsm_images(network, x, y, threat, config, keys, partial(kl, clean=target.float()))
             published = KLPGD().relative_step if self.name == "trades" else 0.25
             step = published if self.attack_steps >= KLPGD().steps else relative_step(self.attack_steps)
             pgd = KLPGD(steps=self.attack_steps, relative_step=step)
-            attack = lambda net, x, y, threat, keys: kl_pgd_images(net, x, target, threat, pgd, keys)  # noqa: E731
-        return _attacking(attack, self.mode)(network, x, y, threat, keys)
+            return kl_pgd_images(network, x, target, threat, pgd, keys)
 
     def __call__(
         self,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import rnas_zoo
 from rnas_zoo.engine import checkpoint, distribution
 from rnas_zoo.engine.device import resolve_device
 from rnas_zoo.engine.record import RunFolder
 from rnas_zoo.errors import UsageError
 
+from ..processes import torchrun
 from . import several
 from .walk import CONFIG, STEPS
 
@@ -25,17 +22,7 @@ from .walk import CONFIG, STEPS
 def two(tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder two processes worked in, and what each of them found."""
     out = tmp_path_factory.mktemp("two")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.engine.several", str(out)],
-        cwd=Path(rnas_zoo.__file__).parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun("tests.engine.several", out)
     return out, [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import pytest
 import timm
 import torch
 
-import rnas_zoo
 from rnas_zoo import genotype
 from rnas_zoo.engine.record import read_run
 from rnas_zoo.errors import (
@@ -30,6 +26,7 @@ from rnas_zoo.searching import run
 from rnas_zoo.searching.config import SearchConfig
 from rnas_zoo.searching.run import configured, search
 
+from ..processes import torchrun
 from .small import TINY, config, differences, interrupt_at, left_behind, search_in_parts, teacher_in
 
 
@@ -341,16 +338,7 @@ def test_wrong_configurations_are_refused(arguments, changes, error, text):
 
 
 def test_two_processes_search_as_one(small_data, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.searching.several", str(small_data), str(tmp_path)],
-        cwd=Path(rnas_zoo.__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun("tests.searching.several", small_data, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert differences(first["net"], second["net"]) == [], "α, weights and running statistics"
     assert first["structure"] == second["structure"] == genotype.load(tmp_path / "whole.json").to_json()["cells"]

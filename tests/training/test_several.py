@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import rnas_zoo
 from rnas_zoo.engine.record import read_run
 from rnas_zoo.training.run import train
 
+from ..processes import torchrun
 from .several import without_batch_norm
 from .small import equal
 
@@ -23,16 +18,7 @@ from .small import equal
 def two(small_data, tmp_path_factory):
     """The folder two processes trained in, and what each of them found."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.training.several", str(small_data), str(folder)],
-        cwd=Path(rnas_zoo.__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun("tests.training.several", small_data, folder)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

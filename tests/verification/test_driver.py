@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ import rnas_zoo
 from rnas_zoo.attacks import Threat
 from rnas_zoo.errors import BudgetReachedError, CheckpointError
 from rnas_zoo.verification import driver, evidence
+
+from ..processes import torchrun
 
 THREAT = Threat("linf", 0.02)
 
@@ -214,23 +214,14 @@ def test_no_time_at_all_is_an_error_that_says_how_to_go_on(problem, tmp_path):
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(rnas_zoo.__file__).parents[1])}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*launcher, "-m", "rnas_zoo", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )  # fmt: skip
-
-
 def test_two_processes_give_the_verdicts_of_one(problem, tmp_path):
     ref, data, _ = problem
     expected = run(problem, protocol="fast", checks=True)
-    done = torchrun(
-        2, "verify", ref, "--data", data, "--eps", "0.02", "--protocol", "fast", "--device", "cpu", "--json",
+    printed = torchrun(
+        "rnas_zoo", "verify", ref, "--data", data, "--eps", "0.02", "--protocol", "fast", "--device", "cpu", "--json",
         "--resume", "state", "-n", "48", cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = json.loads(printed)
     leave = {"seconds": 0, "versions": 0, "dataset": 0, "subject": 0}
     assert {**found, **leave} == {**json.loads(json.dumps(expected.run)), **leave}
     same_verdicts = run(problem, protocol="fast", checks=True, resume=tmp_path / "state")
