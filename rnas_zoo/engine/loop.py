@@ -97,15 +97,21 @@ def run(
     main = distribution.main()
     reporter = (reporter if main else None) or Silent()
     done = _resumed(task, folder)
-    seconds_before = folder.info["seconds"]
+    spent_before = folder.info["seconds"], folder.info.get("cpu_seconds", 0.0)
     begin = saved = time.monotonic()
+    cpu_begin = time.process_time()
     slowest = 0.0
 
     def save(status: str) -> None:
         if main:
             checkpoint.save(folder.checkpoint, {"step": done, "task": task.state_dict()})
-        spent = seconds_before + time.monotonic() - begin
-        folder.update(status=status, steps_done=done, total_steps=task.total_steps, seconds=round(spent, 2))
+        folder.update(
+            status=status,
+            steps_done=done,
+            total_steps=task.total_steps,
+            seconds=round(spent_before[0] + time.monotonic() - begin, 2),
+            cpu_seconds=round(spent_before[1] + time.process_time() - cpu_begin, 2),
+        )
 
     def interrupted(signum: int) -> InterruptedRunError:
         text = f"stopped after step {done} of {task.total_steps}; the same command with --resume continues"

@@ -60,8 +60,8 @@ class RunFolder:
             return info
         if self.path.exists() and (not self.path.is_dir() or not all(map(is_leftover, self.path.iterdir()))):
             raise OutputExistsError(f"{self.path} exists and is no run folder. Choose another -o.")
-        info = {"schema": 1, "kind": kind, "version": __version__, "status": "new", "steps_done": 0, "seconds": 0.0}
-        info["config"] = config
+        info = {"schema": 1, "kind": kind, "version": __version__, "status": "new", "steps_done": 0}
+        info |= {"seconds": 0.0, "cpu_seconds": 0.0, "config": config}
         write_json(known, info)
         return info
 

@@ -169,11 +169,13 @@ def _verified(folder: Path, shipped: Any, protocol: str, work: Path, options: di
 
 
 def training_cost(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What training cost, from a run's run.json: `seconds`, `device`, `processes`, `threads` of the CPU, `steps`, and
-    `image_passes` (forward and backward ones of images through the network; None for runs that did not count them).
+    """What training cost, from a run's run.json: `seconds` on the clock, `cpu_seconds` of all threads of the (first) process,
+    `device`, `processes`, `threads` of the CPU, `steps`, and `image_passes` (forward and backward ones of images
+    through the network). None stands for what the run did not count.
     """
     return {
         "seconds": info["seconds"],
+        "cpu_seconds": info.get("cpu_seconds"),
         "device": info["device"],
         "processes": info.get("processes", 1),
         "threads": info.get("torch_threads"),

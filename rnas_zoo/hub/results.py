@@ -22,7 +22,7 @@ from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
-from .sections import TRAINING, hardware, percent, threat_name
+from .sections import TRAINING, percent, threat_name, training_time
 from .sections import read as read_part
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -153,7 +153,7 @@ def read(folder: str | Path) -> Result:
         clean=max(mine, key=lambda run: run["n"]),
         pgd20=max((run for run in mine if run["protocol"] == "quick"), key=lambda run: run["n"], default=None),
         strongest=max((run for run in mine if run["protocol"] in ADAPTIVE), key=evidence.rank, default=None),
-        cost=f"{training['seconds'] / 60:,.1f} min, {hardware(training)}" if training else "",
+        cost=training_time(training) if training else "",
     )
 
 

@@ -170,7 +170,19 @@ def describe_cost(folder: Path) -> str:
     if not found:
         return ""
     passes = f", {found['image_passes']:,} forward and backward passes of images" if found["image_passes"] else ""
-    return f"That took {found['seconds'] / 60:.1f} minutes on {hardware(found)}{passes}."
+    busy = f" ({found['cpu_seconds'] / 60:.1f} CPU minutes)" if _on_cpu(found) else ""
+    return f"That took {found['seconds'] / 60:.1f} minutes{busy} on {hardware(found)}{passes}."
+
+
+def training_time(training: dict[str, Any]) -> str:
+    """Minutes and machine of training.json: CPU minutes, which a pause does not change, where they were counted."""
+    if _on_cpu(training):
+        return f"{training['cpu_seconds'] / 60:,.1f} CPU min, {hardware(training)}"
+    return f"{training['seconds'] / 60:,.1f} min, {hardware(training)}"
+
+
+def _on_cpu(training: dict[str, Any]) -> bool:
+    return training["device"] == "cpu" and bool(training.get("cpu_seconds"))
 
 
 def hardware(training: dict[str, Any]) -> str:

@@ -125,6 +125,7 @@ def test_a_real_budget_stops_before_it_is_exceeded(tmp_path):
     assert 0 < task.taken < 10**6
     _, folder = Walk(), RunFolder(tmp_path / "run", "train", CONFIG, resume=True)
     assert 0.05 < folder.info["seconds"] < 5
+    assert folder.info["cpu_seconds"] > 0
 
 
 @pytest.mark.parametrize("signum", HANDLED)

@@ -39,7 +39,7 @@ def test_a_release_s_row_is_its_evidence(release):
     assert cells["images"] == "40"
     assert found.cells()[8:11] == ["–", "–", "–"]
     training = json.loads((release / "training.json").read_text())
-    assert found.cells()[11].startswith(f"{training['seconds'] / 60:,.1f} min, a CPU (")
+    assert found.cells()[11].startswith(f"{training['cpu_seconds'] / 60:,.1f} CPU min, a CPU (")
 
 
 def test_adaptive_runs_count_only_under_the_threat_trained_against_and_the_strongest_wins(release, tmp_path):

@@ -84,7 +84,17 @@ def test_the_cost_of_training_is_the_run_s(release, trained_run):
     assert found["seconds"] == run["seconds"]
     assert found["steps"] == 40
     assert found["threads"] == run["torch_threads"]
-    assert f"That took {run['seconds'] / 60:.1f} minutes on a CPU" in (release / "README.md").read_text()
+    assert found["cpu_seconds"] == run["cpu_seconds"] > 0
+    took = f"That took {run['seconds'] / 60:.1f} minutes ({run['cpu_seconds'] / 60:.1f} CPU minutes) on a CPU"
+    assert took in (release / "README.md").read_text()
+
+
+def test_a_pause_does_not_count_as_training():
+    known = {"device": "cpu", "threads": 1, "processes": 1, "seconds": 7200.0}
+    assert sections.training_time({**known, "cpu_seconds": 3600.0}) == "60.0 CPU min, a CPU (1 thread)"
+    assert sections.training_time(known) == "120.0 min, a CPU (1 thread)"
+    on_gpu = {**known, "device": "NVIDIA H200", "cpu_seconds": 60.0}
+    assert sections.training_time(on_gpu) == "120.0 min, NVIDIA H200"
 
 
 @pytest.mark.parametrize(
