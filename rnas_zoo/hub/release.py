@@ -169,7 +169,7 @@ def _verified(folder: Path, shipped: Any, protocol: str, work: Path, options: di
 
 
 def training_cost(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What training cost, from a run's run.json: `seconds` on the clock, `cpu_seconds` of all threads of the (first) process,
+    """What training cost, from a run's run.json: `seconds` on the clock, `cpu_seconds` (first process),
     `device`, `processes`, `threads` of the CPU, `steps`, and `image_passes` (forward and backward ones of images
     through the network). None stands for what the run did not count.
     """

@@ -180,12 +180,16 @@ def test_a_time_budget_stops_resumably(configs, tmp_path):
     assert study(configs[:2], out, proxy_config=PROXY, resume=True, device="cpu").best.hash
 
 
-def test_steps_fit_the_seconds_together(configs):
+def test_steps_fit_the_seconds_together(configs, monkeypatch):
     dataset = data.load(configs[0].data)
     network = fit.sized(genotype.named("vuln_h"), 2, 3)
     training = proxy.training(PROXY, network, configs[0].data, "cifar_stride2")
-    one, two = (proxy.steps_within([training] * count, dataset, CPU, seconds=6.0) for count in (1, 2))
-    assert 1.3 < one / two < 3
+    monkeypatch.setattr(proxy, "seconds_per_step", lambda step: float(step(0)["loss"] > 0) / 100)
+    held_out = proxy.EVALUATION * len(dataset.split(training.seed)[1])
+    measuring = held_out / proxy.passes_per_step(training, dataset, CPU)
+    for count in (1, 2, 3):
+        found = proxy.steps_within([training] * count, dataset, CPU, seconds=60.0)
+        assert found == pytest.approx(0.9 * 60.0 / (count / 100) - measuring, abs=1)
 
 
 def test_one_search_is_just_a_search(configs, tmp_path):
