@@ -23,6 +23,8 @@ from .common import compute_options, computing, json_option, percent, print_json
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--no-onnx", is_flag=True, help="Leave the ONNX file out.")
 @click.option("--limits-protocol", default="quick", show_default=True, help="Attacks beyond the threat model.")
+@click.option("--also", multiple=True, metavar="EPS", help="Measure the weights at this size as well; repeatable.")
+@click.option("--also-protocol", default="fast", show_default=True, help="Attacks at these sizes.")
 @click.option("--no-limits", is_flag=True, help="Do not measure other norms, larger eps and corruptions.")
 @json_option
 @compute_options
@@ -36,6 +38,8 @@ def command(
     seed: int,
     no_onnx: bool,
     limits_protocol: str,
+    also: tuple[str, ...],
+    also_protocol: str,
     no_limits: bool,
     as_json: bool,
     device: str,
@@ -67,6 +71,8 @@ def command(
             with_onnx=not no_onnx,
             with_limits=not no_limits,
             limits_protocol=limits_protocol,
+            sizes=also,
+            sizes_protocol=also_protocol,
             device=device,
             reporter=progress,
         )

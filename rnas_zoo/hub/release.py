@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ def package(
     with_onnx: bool = True,
     with_limits: bool = True,
     limits_protocol: str = "quick",
+    sizes: Sequence[float | str] = (),
+    sizes_protocol: str = "fast",
     overwrite: bool = False,
     device: str | torch.device = "auto",
     reporter: Reporter | None = None,
@@ -93,6 +95,8 @@ def package(
         n: test images, the first in official order; None takes all.
         with_limits: also measure on the same images what the model is not robust to (`verification.limits`), by the
             attacks of `limits_protocol`.
+        sizes: further ε of the threat's norm that the weights are attacked with on the same images, by
+            `sizes_protocol`; the threat's own is left out.
 
     Returns:
         name, folder, and the evidence runs.
@@ -125,7 +129,10 @@ def package(
             "reporter": reporter,
         }
         shipped = replace(subject(folder, device=device), name=name)
-        report = _verified(folder, shipped, protocol, work, options)
+        report = _verified(folder, shipped, ("quick", protocol), work, options)
+        for eps in sizes:
+            if (other := Threat(threat.norm, eps)).eps_text != threat.eps_text:
+                _verified(folder, shipped, (sizes_protocol,), work, {**options, "threat": other})
         test = dataset.test.take(np.arange(report.run["n"]))
         _write_check(folder, shipped, test, report)
         if with_onnx:
@@ -138,7 +145,7 @@ def package(
                 metadata={"threat_model": str(threat), "model": name, "dataset": dataset.name},
             )
             write_json(folder / "export.json", report_onnx)
-            _verified(folder, folder / "model.onnx", onnx_protocol or protocol, work, options)
+            _verified(folder, folder / "model.onnx", ("quick", onnx_protocol or protocol), work, options)
         drawn = _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
         labels, called = dataset.test.labels.astype(np.uint16), report.run["dataset"]["name"]
         np.savez_compressed(folder / LABELS, labels=labels, dataset=np.array(called))
@@ -156,11 +163,11 @@ def package(
     return {"name": name, "folder": str(out), "runs": runs}
 
 
-def _verified(folder: Path, shipped: Any, protocol: str, work: Path, options: dict[str, Any]) -> Report:
-    """Evidence by `quick` and by the protocol, appended to the folder's; the report of the latter."""
+def _verified(folder: Path, shipped: Any, protocols: Sequence[str], work: Path, options: dict[str, Any]) -> Report:
+    """Evidence by each protocol, appended to the folder's; the last report."""
     file = shipped if isinstance(shipped, Path) else folder / "model.safetensors"
     weights = sha256_file(file)
-    for each in dict.fromkeys(("quick", protocol)):
+    for each in dict.fromkeys(protocols):
         asked = f"{weights} {each} {options['threat']} {options['n']} {options['seed']}"
         pieces = work / f"{file.name}-{each}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
         report = verify(shipped, protocol=each, resume=pieces, **options)

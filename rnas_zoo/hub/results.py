@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import resources
 from ..attacks import Threat
+from ..attacks.threat import parse_eps
 from ..engine.config import read_toml
 from ..errors import DataError, UsageError
 from ..files import write_text
@@ -43,6 +44,9 @@ HEADER = (
 )
 EXPLANATION = """PGD-20 and AutoAttack (protocol `standard`; the cell names any other) are upper bounds of robust
 accuracy on the first test images in official order; the interval is the exact 95 % one. A dash: not measured.
+"""
+SIZES_EXPLANATION = """The same images under perturbations of other sizes: robust accuracy by `standard`, or by the protocol that the
+cell names, and its exact 95 % interval.
 """
 TITLE = """# Results
 
@@ -75,6 +79,7 @@ class Result:
         clean, pgd20: the runs with the most images that tell them, None if there is none.
         strongest: the strongest run with an adaptive protocol (`full`, `standard` or `fast`), None if there is none.
         cost: training time and machine, empty if the release does not say.
+        sizes: the strongest adaptive run for each ε of the threat's norm, by increasing ε.
     """
 
     name: str
@@ -87,11 +92,16 @@ class Result:
     pgd20: dict[str, Any] | None
     strongest: dict[str, Any] | None
     cost: str
+    sizes: dict[str, dict[str, Any]]
+
+    @property
+    def norm(self) -> str:
+        """`L∞` or `L2`."""
+        return self.threat.split()[0]
 
     def cells(self) -> list[str]:
         """The row of the table; see HEADER."""
         strong = self.strongest
-        mark = f" (`{strong['protocol']}`)" if strong and strong["protocol"] != "standard" else ""
         return [
             f"`{self.name}`",
             f"{self.parameters:,}",
@@ -101,11 +111,18 @@ class Result:
             percent(self.clean["clean_accuracy"]),
             percent(evidence.accuracy_under(self.pgd20, "pgd20")) if self.pgd20 else "–",
             f"{self.pgd20['n']:,}" if self.pgd20 else "–",
-            f"{percent(strong['robust_accuracy'])}{mark}" if strong else "–",
-            f"{percent(strong['interval'][0])} to {percent(strong['interval'][1])}" if strong else "–",
+            _robust(strong) if strong else "–",
+            _interval(strong) if strong else "–",
             f"{strong['n']:,}" if strong else "–",
             self.cost or "–",
         ]
+
+    def sizes_cells(self, sizes: Sequence[str]) -> list[str]:
+        """The row of the table of perturbation sizes: model, what it was trained for, clean, one cell for each size."""
+        trained = "no attacks" if self.training == "clean" else self.threat
+        found = [self.sizes.get(eps) for eps in sizes]
+        robust = [f"{_robust(run)}, {_interval(run)}" if run else "–" for run in found]
+        return [f"`{self.name}`", trained, percent(self.clean["clean_accuracy"]), *robust]
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values, accuracies in 0..1."""
@@ -122,6 +139,10 @@ class Result:
             "adaptive": {key: strong[key] for key in ("protocol", "robust_accuracy", "interval", "n")}
             if strong
             else None,
+            "sizes": {
+                eps: {key: run[key] for key in ("protocol", "robust_accuracy", "interval", "n")}
+                for eps, run in self.sizes.items()
+            },
             "cost": self.cost or None,
         }
 
@@ -153,8 +174,24 @@ def read(folder: str | Path) -> Result:
         clean=max(mine, key=lambda run: run["n"]),
         pgd20=max((run for run in mine if run["protocol"] == "quick"), key=lambda run: run["n"], default=None),
         strongest=max((run for run in mine if run["protocol"] in ADAPTIVE), key=evidence.rank, default=None),
+        sizes=_by_size(run for run in runs if run["norm"] == mine[0]["norm"]),
         cost=training_time(training) if training else "",
     )
+
+
+def _by_size(runs: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    adaptive = [run for run in runs if run["protocol"] in ADAPTIVE]
+    sizes = sorted({run["eps"] for run in adaptive}, key=parse_eps)
+    return {eps: max((run for run in adaptive if run["eps"] == eps), key=evidence.rank) for eps in sizes}
+
+
+def _robust(run: dict[str, Any]) -> str:
+    mark = "" if run["protocol"] == "standard" else f" (`{run['protocol']}`)"
+    return f"{percent(run['robust_accuracy'])}{mark}"
+
+
+def _interval(run: dict[str, Any]) -> str:
+    return f"{percent(run['interval'][0])} to {percent(run['interval'][1])}"
 
 
 def describe(recipe: dict[str, Any]) -> str:
@@ -184,7 +221,22 @@ def measured(results: Sequence[Result]) -> str:
     for dataset in dict.fromkeys(result.dataset for result in results):
         rows = [result.cells() for result in results if result.dataset == dataset]
         parts.append(f"### {dataset}\n\n{markdown_table(HEADER, rows)}\n")
-    return "\n".join([*parts, EXPLANATION]) if parts else "No release is bundled yet.\n"
+    if not parts:
+        return "No release is bundled yet.\n"
+    return "\n".join([*parts, EXPLANATION, *_sizes_tables(results)])
+
+
+def _sizes_tables(results: Sequence[Result]) -> list[str]:
+    """One table for each data set and norm with releases measured at several sizes."""
+    several = [result for result in results if len(result.sizes) > 1]
+    parts = []
+    for dataset, norm in dict.fromkeys((result.dataset, result.norm) for result in several):
+        mine = [result for result in several if (result.dataset, result.norm) == (dataset, norm)]
+        sizes = sorted({eps for result in mine for eps in result.sizes}, key=parse_eps)
+        header = ["model", "trained for", "clean", *(f"{norm} {eps}" for eps in sizes)]
+        rows = [result.sizes_cells(sizes) for result in mine]
+        parts.append(f"#### What robustness costs: {dataset}\n\n{markdown_table(header, rows)}\n")
+    return [*parts, SIZES_EXPLANATION] if parts else []
 
 
 def reported(path: Path | None = None) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import rnas_zoo
 from rnas_zoo import data, genotype
+from rnas_zoo.attacks import Threat
 from rnas_zoo.deploy.runtime import Session
 from rnas_zoo.engine.record import RunFolder
 from rnas_zoo.errors import CheckpointError, OutputExistsError, UsageError, WeightsError
@@ -146,7 +147,9 @@ def test_a_failure_half_way_leaves_only_what_the_next_call_goes_on_from(trained_
     def fail(*arguments, **options):
         raise RuntimeError("the disk is full, say")
 
+    threat = read_recipe(trained_run / "recipe.toml").threat
     options = {"n": 8, "protocol": "fast", "onnx_protocol": "quick", "with_limits": False, "device": "cpu"}
+    options |= {"sizes": ("4/255", threat.eps_text), "sizes_protocol": "quick"}
     with monkeypatch.context() as patch:
         patch.setattr(releases, "export", fail)
         with pytest.raises(RuntimeError, match="disk is full"):
@@ -154,15 +157,16 @@ def test_a_failure_half_way_leaves_only_what_the_next_call_goes_on_from(trained_
     assert [path.name for path in tmp_path.iterdir()] == ["out.work"]
     made = package(trained_run, tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [(run["subject"]["file"], run["protocol"]) for run in made["runs"]] == [
-        ("model.safetensors", "quick"),
-        ("model.safetensors", "fast"),
-        ("model.onnx", "quick"),
+    assert [(run["subject"]["file"], run["protocol"], run["eps"]) for run in made["runs"]] == [
+        ("model.safetensors", "quick", threat.eps_text),
+        ("model.safetensors", "fast", threat.eps_text),
+        ("model.safetensors", "quick", "4/255"),
+        ("model.onnx", "quick", threat.eps_text),
     ]
-    threat = read_recipe(trained_run / "recipe.toml").threat
     for run in made["runs"]:
         file = tmp_path / "out" / (run["subject"]["file"] if run["subject"]["kind"] == "onnx" else "")
-        whole = verify(file, data_name="digits", threat=threat, protocol=run["protocol"], n=8, device="cpu").run
+        own = Threat(threat.norm, run["eps"])
+        whole = verify(file, data_name="digits", threat=own, protocol=run["protocol"], n=8, device="cpu").run
         assert run["attacks"] == whole["attacks"]
         assert run["robust_accuracy"] == whole["robust_accuracy"]
 

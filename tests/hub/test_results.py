@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import rnas_zoo
 from rnas_zoo import resources
 from rnas_zoo.errors import DataError, UsageError
 from rnas_zoo.hub import results
+from rnas_zoo.intervals import clopper_pearson
 from rnas_zoo.verification import evidence
 from rnas_zoo.verification.run import verify
 
@@ -64,6 +66,15 @@ def test_adaptive_runs_count_only_under_the_threat_trained_against_and_the_stron
     assert cells[8] == f"{100 * standard['robust_accuracy']:.1f} %"
     assert cells[10:] == ["6", "–"]
     assert cells[7] == "40"
+    found = results.read(folder)
+    assert list(found.sizes) == ["4/255", "16/255"]
+    assert found.sizes["16/255"]["protocol"] == "standard"
+    text = results.measured([found])
+    assert "| model | trained for | clean | L∞ 4/255 | L∞ 16/255 |" in text
+    low, high = clopper_pearson(round(6 * standard["robust_accuracy"]), 6)
+    cell = f"{100 * standard['robust_accuracy']:.1f} %, {100 * low:.1f} % to {100 * high:.1f} %"
+    assert text.count(f"| {cell} |") == 1
+    assert "What robustness costs" not in results.measured([replace(found, sizes={"16/255": standard})])
 
 
 def test_tables_are_by_data_set(release, tmp_path, monkeypatch):
