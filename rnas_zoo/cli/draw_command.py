@@ -19,6 +19,14 @@ def command(name: str, out: Path | None) -> None:
     rnas-zoo draw rnas_arnas -o arnas.svg
     """
     from .. import draw, genotype
+    from ..errors import UnknownNameError
 
-    found = genotype.resolve(name.removesuffix("_c16l8"))
+    try:
+        found = genotype.resolve(name)
+    except UnknownNameError as unknown:
+        # A model may be a genotype at another size: rnas_arnas_c16l8.
+        try:
+            found = genotype.resolve(name.rpartition("_")[0])
+        except UnknownNameError:
+            raise unknown from None
     click.echo(str(draw.draw_genotype(found, out or Path(f"{found.name}.svg"))))

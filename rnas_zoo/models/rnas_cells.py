@@ -33,6 +33,11 @@ __all__ = ["AuxiliaryHead", "RnasCells"]
 
 STEMS = {"cifar": 1, "cifar_stride2": 2, "imagenet": 8}
 COMPACT = {"channels": 16, "layers": 8}
+# At most 5 % from the parameters and from the multiply-accumulates of rnas_cl_s3 and rnas_cl_s7.
+BESIDE_STUDENTS = {
+    "rnas_vuln_h_s3": {"genotype": "vuln_h", "channels": 9, "layers": 7, "stem": "cifar_stride2"},
+    "rnas_vuln_h_s7": {"genotype": "vuln_h", "channels": 16, "layers": 8, "stem": "cifar_stride2"},
+}
 
 
 class Cell(nn.Module):
@@ -313,7 +318,7 @@ def _architectures() -> dict[str, dict[str, Any]]:
     return entries
 
 
-_ARCHITECTURES = _architectures()
+_ARCHITECTURES = {**_architectures(), **BESIDE_STUDENTS}
 default_cfgs = generate_default_cfgs(
     configurations({name: pixel_cfg(pool_size=(8, 8)) for name in (*_ARCHITECTURES, "rnas_cells")})
 )

@@ -82,7 +82,9 @@ def test_list_and_json(call):
 def test_draw_writes_a_picture(call, tmp_path):
     assert call("draw", "rnas_arnas", "-o", "a.png")[0] == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert call("draw", "rnas_vuln_h_c16l8")[0] == 0
+    for sized in ("rnas_vuln_h_c16l8", "rnas_vuln_h_s7"):
+        assert call("draw", sized)[0] == 0
+    refused(call("draw", "rnas_vuln_hh_s7"), "rnas_vuln_hh_s7")
     assert (tmp_path / "vuln_h.svg").is_file()
 
 

@@ -136,6 +136,14 @@ def test_compact_networks_have_16_channels_and_8_cells(name):
     assert count_macs(model) == half_the_flops(model, 32)
 
 
+@pytest.mark.parametrize("budget", ["s3", "s7"])
+def test_cells_beside_the_students_have_their_parameters_and_macs(budget):
+    student, cells = entry(f"rnas_cl_{budget}"), entry(f"rnas_vuln_h_{budget}")
+    assert parameters(cells) == pytest.approx(parameters(student), rel=0.05)
+    assert count_macs(cells) == half_the_flops(cells, 32) == pytest.approx(count_macs(student), rel=0.05)
+    assert cells.genotype.name == "vuln_h"
+
+
 def test_macs_grow_with_the_area_and_counting_leaves_no_trace():
     model = timm.create_model("rnas_cl_s3", num_classes=0).train()
     small, large = count_macs(model), count_macs(model, (3, 64, 64))
