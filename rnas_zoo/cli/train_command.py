@@ -28,7 +28,7 @@ OBJECTIVES = ("clean", "pgd", "nfgsm", "fgsm_rs", "trades", "rslad", "rnas_cl")
 @click.command("train")
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--arch", help="Model name, or genotype name or .json file, instead of a recipe.")
-@click.option("--init", metavar="REF", help="Start from this model's body, with a new head; brings its architecture.")
+@click.option("--init", metavar="REF", help="Start from this model's body; without a recipe, of its architecture.")
 @click.option("--data", "data_name", help=f"{DATA}.")
 @image_size_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
@@ -111,11 +111,11 @@ def _configured(
     from ..training.config import TrainConfig, model_for, read_recipe
     from ..training.transfer import architecture_of
 
-    if sum(source is not None for source in (recipe, arch, init)) != 1:
-        raise UsageError("give one of a recipe file, --arch and --init")
+    if (recipe is None and init is None) == (arch is None):
+        raise UsageError("give a recipe file (with --init, if it is to start from that model), or --arch, or --init")
     if recipe is not None:
         config = replace(read_recipe(recipe), **chosen)
-        return replace(config, model_args={**config.model_args, **sizes})
+        return replace(config, init=init or config.init, model_args={**config.model_args, **sizes})
     if "data" not in chosen:
         raise UsageError(f"--{'arch' if arch else 'init'} needs --data")
     if init is not None and sizes:

@@ -38,6 +38,7 @@ class TrainConfig:
         distill: weight of KL(teacher ‖ student).
         attention: weight γ of the attention term between the student's layers and their tutors.
         init: model reference whose body training starts from, with a new head; architecture and model_args are its own.
+        keep_head: take the classifier of `init` over as well, for the same classes.
         body_rate: factor on the learning rate of the body taken over by `init`.
         total_steps: optimisation steps; all schedules are functions of step / total_steps. 0: to be fitted to a budget.
         optimizer: `sgd` (Nesterov momentum) or `adam`.
@@ -70,6 +71,7 @@ class TrainConfig:
     distill: float = 1.0
     attention: float = 1.0
     init: str = ""
+    keep_head: bool = False
     body_rate: float = 0.1
     total_steps: int = 0
     batch_size: int = 128

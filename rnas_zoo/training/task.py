@@ -80,7 +80,7 @@ class TrainTask:
         )
         self.model = build_model(config, dataset.num_classes)
         if config.init:
-            take_over(self.model, config.init)
+            take_over(self.model, config.init, head=config.keep_head)
         self.model.to(device=device, memory_format=torch.channels_last)
         for norm in norms(self.model) if config.bn_momentum else ():
             norm.momentum = config.bn_momentum

@@ -1,4 +1,4 @@
-"""Transfer: a network that starts from the body of a trained one, with a new head."""
+"""Transfer: a network that starts from the body of a trained one, with a new head unless the classes are the same."""
 
 from __future__ import annotations
 
@@ -48,25 +48,30 @@ def _but_classes(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (arguments or {}).items() if name != "num_classes"}
 
 
-def take_over(model: Any, ref: str) -> None:
-    """Copy the weights of `ref` into a timm model of the same architecture, all but the classifier's.
+def take_over(model: Any, ref: str, *, head: bool = False) -> None:
+    """Copy the weights of `ref` into a timm model of the same architecture; the classifier's only with `head`.
 
     Raises:
         WeightsError: the weights do not fit.
     """
     source = load(ref)
     source = source.network if isinstance(source, Preprocessed) else source
-    head = {f"{name}.{part}" for name, module in model.named_modules() if module is model.get_classifier()
-            for part, _ in module.named_parameters()}  # fmt: skip
+    new = set() if head else _head_names(model)
     own = model.state_dict()
-    body = {name: tensor for name, tensor in source.state_dict().items() if name not in head}
-    wrong = [name for name in own.keys() - head if name not in body or body[name].shape != own[name].shape]
+    body = {name: tensor for name, tensor in source.state_dict().items() if name not in new}
+    wrong = [name for name in own.keys() - new if name not in body or body[name].shape != own[name].shape]
     if wrong or body.keys() - own.keys():
         name = min(wrong, default=min(body.keys() - own.keys(), default=""))
         raise WeightsError(
             f"the weights of {ref} do not fit {type(model).__name__} with these model_args, as in {name}"
         )
     model.load_state_dict({**own, **body})
+
+
+def _head_names(model: Any) -> set[str]:
+    classifier = model.get_classifier()
+    (prefix,) = (name for name, module in model.named_modules() if module is classifier)
+    return {f"{prefix}.{part}" for part, _ in classifier.named_parameters()}
 
 
 def body_and_head(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

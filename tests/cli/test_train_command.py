@@ -93,15 +93,16 @@ def test_init_brings_its_architecture(call):
     ref = "rnas_wrn10_1.pgd_digits_linf16"
     code, config, _, text = call("--init", ref, "--data", "digits", "--set", "body_rate=0.2")
     assert (code, config) == (0, TrainConfig("rnas_wrn10_1", "digits", init=ref, body_rate=0.2)), text
+    code, config, _, text = call("x.toml", "--init", ref, "--set", "keep_head=true")
+    assert (code, config) == (0, replace(BASE, init=ref, keep_head=True)), text
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "give one of a recipe file, --arch and --init"),
-        (("x.toml", "--arch", "rnas_cl_s3"), "give one of a recipe file, --arch and --init"),
-        (("x.toml", "--init", "rnas_cl_s3"), "give one of a recipe file, --arch and --init"),
-        (("--arch", "rnas_cl_s3", "--init", "rnas_cl_s3", "--data", "digits"), "give one of"),
+        ((), "give a recipe file"),
+        (("x.toml", "--arch", "rnas_cl_s3"), "give a recipe file"),
+        (("--arch", "rnas_cl_s3", "--init", "rnas_cl_s3", "--data", "digits"), "give a recipe file"),
         (("--arch", "rnas_cl_s3"), "--arch needs --data"),
         (("--init", "rnas_cl_s3"), "--init needs --data"),
         (("--init", "rnas_cl_s3", "--data", "digits", "--channels", "4"), "--init brings its own size"),

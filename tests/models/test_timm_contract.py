@@ -14,6 +14,10 @@ from rnas_zoo import genotype as genotypes
 
 MODULES = ("baselines", "rnas_cells", "rnas_students", "teachers")
 NAMES = sorted({name for module in MODULES for name in timm.list_models(module=module)})
+# What tracing can break stands in every cell and in both kinds of transition: five cells have them all.
+OWN_DEPTH = {"rnas_robnet_free"}
+SHORTER = {name: {"layers": 5} for name in timm.list_models(module="rnas_cells") if name not in OWN_DEPTH}
+TRACED = [name for name in NAMES if not name.endswith("_c16l8")]
 TAGGED = sorted({name for module in MODULES for name in timm.list_models(module=module, include_tags=True)})
 
 
@@ -110,17 +114,17 @@ def test_forward_intermediates(name):
     torch.testing.assert_close(again, final, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACED)
 def test_torchscript(name):
-    model = timm.create_model(name, scriptable=True).eval()
+    model = timm.create_model(name, scriptable=True, **SHORTER.get(name, {})).eval()
     scripted = torch.jit.script(model)
     with torch.no_grad():
         torch.testing.assert_close(scripted(image()), model(image()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACED)
 def test_fx_forward_and_backward(name):
-    model = timm.create_model(name, num_classes=42).eval()
+    model = timm.create_model(name, num_classes=42, **SHORTER.get(name, {})).eval()
     _, nodes = get_graph_node_names(model)
     graph = create_feature_extractor(model, eval_return_nodes=[nodes[-1]], train_return_nodes=[nodes[-1]])
     with torch.no_grad():

@@ -15,7 +15,7 @@ from rnas_zoo.training.task import TrainTask
 FOLDER = Path(resources.folder("recipes"))
 RECIPES = {str(path.relative_to(FOLDER).with_suffix("")): path for path in sorted(FOLDER.rglob("*.toml"))}
 PAPERS = {name: path for name, path in RECIPES.items() if name.startswith("paper")}
-EPOCHS = {"rnas_vuln": 300, "rnas_noise": 200, "arnas": 200, "e2rnas": 600, "rnas_cl": 200}
+EPOCHS = {"rnas_vuln": 300, "rnas_noise": 200, "arnas": 200, "e2rnas": 600, "rnas_cl": 200, "rnas_cl_trades": 20}
 
 
 @pytest.mark.parametrize("path", RECIPES.values(), ids=RECIPES)

@@ -98,6 +98,15 @@ def test_the_body_is_taken_over_and_the_head_is_new(small_data, ref):
     assert not torch.equal(found["conv1.weight"], fresh["conv1.weight"])
 
 
+def test_the_head_can_be_kept_for_the_same_classes(small_data):
+    config = configured(small_data, architecture="rnas_wrn10_1", init=NAME, keep_head=True, model_args={})
+    model, source = build_model(config, 10), reference.load(NAME).state_dict()
+    take_over(model, NAME, head=True)
+    assert equal(copied(model), source)
+    with pytest.raises(WeightsError, match="do not fit"):
+        tasked(config)
+
+
 def test_a_network_with_arguments_is_taken_over(small_data, cells):
     found, source = copied(tasked(of(small_data, cells)).model), load_file(cells / "model.safetensors")
     assert all(torch.equal(value, source[name].to(value.dtype)) for name, value in found.items() if name not in HEAD)
