@@ -54,6 +54,23 @@ def autocast(device: torch.device, precision: str) -> Any:
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 means float32 inside the block: on CUDA torch otherwise rounds what convolutions read to TF32, 10 bits of
+    mantissa, which is as much as an attack needs to count as a break that is none.
+    """
+    backends: Any = torch.backends
+    units = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [unit.fp32_precision for unit in units]
+    try:
+        for unit in units:
+            unit.fp32_precision = "ieee"
+        yield
+    finally:
+        for unit, precision in zip(units, before, strict=True):
+            unit.fp32_precision = precision
+
+
+@contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Compute with `count` CPU threads inside the block; None leaves torch's choice."""
     before = torch.get_num_threads()

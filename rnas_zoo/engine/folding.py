@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from .. import random
+from .device import full_precision
 from .quick import plain, quicken
 
 AGREEMENT, GRADIENT_AGREEMENT = 1e-4, 1e-3
@@ -55,22 +56,23 @@ def same(network: nn.Module, other: nn.Module, example: Tensor, wanted: torch.me
     Returns:
         Whether logits differ by at most 1e-4 of their size, and input gradients by at most 1e-3 of theirs.
     """
-    positions = torch.arange(len(example), device=example.device)
-    noise = random.uniform(tuple(example.shape[1:]), seed=0, stream="folded", draw=0, positions=positions).to(
-        example.dtype
-    )
-    for images in (example, noise, example[:1]):
-        with torch.no_grad():
-            expected, found = network(images), other(images.to(memory_format=wanted))
-        if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
-            return False
-        largest = float(expected.abs().max().clamp_min(1e-30))
-        if not (largest < math.inf and float((expected - found).abs().max()) <= AGREEMENT * largest):
-            return False
-    # On noise, since equal pixels tie in max pooling; and most of the images, since a ReLU may sit on its kink.
-    expected, found = (_gradients(asked, noise) for asked in (network, other))
-    differ = (expected - found).flatten(1).abs().amax(1) > GRADIENT_AGREEMENT * expected.flatten(1).abs().amax(1)
-    return int(differ.sum()) <= len(noise) // 4
+    with full_precision():
+        positions = torch.arange(len(example), device=example.device)
+        noise = random.uniform(tuple(example.shape[1:]), seed=0, stream="folded", draw=0, positions=positions).to(
+            example.dtype
+        )
+        for images in (example, noise, example[:1]):
+            with torch.no_grad():
+                expected, found = network(images), other(images.to(memory_format=wanted))
+            if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
+                return False
+            largest = float(expected.abs().max().clamp_min(1e-30))
+            if not (largest < math.inf and float((expected - found).abs().max()) <= AGREEMENT * largest):
+                return False
+        # On noise, since equal pixels tie in max pooling; and most of the images, since a ReLU may sit on its kink.
+        expected, found = (_gradients(asked, noise) for asked in (network, other))
+        differ = (expected - found).flatten(1).abs().amax(1) > GRADIENT_AGREEMENT * expected.flatten(1).abs().amax(1)
+        return int(differ.sum()) <= len(noise) // 4
 
 
 def _gradients(network: nn.Module, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .. import __version__, data
 from ..attacks import Threat
 from ..engine import distribution
 from ..engine.budget import TimeBudget
-from ..engine.device import resolve_device
+from ..engine.device import full_precision, resolve_device
 from ..engine.progress import Reporter, Silent
 from ..errors import BudgetReachedError, UsageError
 from ..intervals import clopper_pearson
@@ -132,7 +132,7 @@ def verify(
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     protocol = _protocol(protocol, transfer_from, adversarial)
     attacks = stages(protocol)
-    with sanity.modes_kept(model), sanity.modes_kept(transfer_from), distribution.group():
+    with sanity.modes_kept(model), sanity.modes_kept(transfer_from), distribution.group(), full_precision():
         where = resolve_device(device)
         pixels, labels, rows, dataset = images.gather(x, y, data_name, n, indices, image_size)
         order = rows if positions is None else np.asarray(positions)[: len(labels)].astype(np.int64)

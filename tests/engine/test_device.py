@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rnas_zoo.engine.device import autocast, resolve_device, threads
+from rnas_zoo.engine.device import autocast, full_precision, resolve_device, threads
 from rnas_zoo.errors import UsageError
 
 
@@ -63,3 +63,14 @@ def test_threads_are_set_inside_the_block_only():
     with pytest.raises(ZeroDivisionError), threads(before + 1):
         raise ZeroDivisionError
     assert torch.get_num_threads() == before
+
+
+def test_full_precision_switches_tf32_off_and_leaves_what_it_found():
+    units = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [unit.fp32_precision for unit in units]
+    with full_precision():
+        assert [unit.fp32_precision for unit in units] == ["ieee"] * 3
+    assert [unit.fp32_precision for unit in units] == before
+    with pytest.raises(KeyError), full_precision():
+        raise KeyError
+    assert [unit.fp32_precision for unit in units] == before

@@ -559,3 +559,17 @@ def test_protocols_that_need_somebody_else_s_images_or_model_say_so(linear):
         verify(*linear, protocol="transfer")
     with pytest.raises(UsageError, match="not both"):
         verify(*linear, transfer_from=linear[0], adversarial=linear[1])
+
+
+def test_evidence_is_computed_in_full_precision():
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return x.mean((2, 3)) * 20
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    labels = images.reshape(6, -1, 3).mean(1).argmax(1)
+    verify(Watched().eval(), images, labels, threat=Threat("linf", 4 / 255))
+    assert set(seen) == {"ieee"}
