@@ -115,9 +115,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print exactl
 
 @contextmanager
 def computing(threads: int | None) -> Iterator[None]:
-    """The block computes with so many CPU threads."""
+    """The block computes with so many CPU threads, and keeps the memory it frees."""
     from ..engine.device import threads as limit
+    from ..engine.memory import keep_freed_memory
 
+    keep_freed_memory()
     with limit(threads):
         yield
 
