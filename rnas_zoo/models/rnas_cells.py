@@ -320,7 +320,12 @@ def _architectures() -> dict[str, dict[str, Any]]:
 
 _ARCHITECTURES = {**_architectures(), **BESIDE_STUDENTS}
 default_cfgs = generate_default_cfgs(
-    configurations({name: pixel_cfg(pool_size=(8, 8)) for name in (*_ARCHITECTURES, "rnas_cells")})
+    configurations(
+        {
+            name: pixel_cfg(pool_size=(8 // STEMS[arguments.get("stem", "cifar")],) * 2)
+            for name, arguments in {**_ARCHITECTURES, "rnas_cells": {}}.items()
+        }
+    )
 )
 
 

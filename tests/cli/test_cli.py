@@ -219,7 +219,7 @@ def test_wrong_use_exits_with_2(call):
         assert (code, out) == (2, "")
         assert "Usage:" in err
     refused(call("verify", "rnas_cl_s3", "--data", "digits", "--eps", "8"), "8/255")
-    refused(call("train", "-o", "r"), "one of a recipe file, --arch and --init")
+    refused(call("train", "-o", "r"), "give a recipe file")
 
 
 def test_the_time_budget_exits_with_3_and_resumes(call, tmp_path):
