@@ -58,16 +58,16 @@ def full_precision() -> Iterator[None]:
     """float32 means float32 inside the block: on CUDA torch otherwise rounds what convolutions read to TF32, 10 bits of
     mantissa, which is as much as an attack needs to count as a break that is none.
     """
-    backends: Any = torch.backends
-    units = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
-    before = [unit.fp32_precision for unit in units]
+    # torch's older switches: while any of the newer ones (`fp32_precision`) is set, its exporters fail.
+    units: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [unit.allow_tf32 for unit in units]
     try:
         for unit in units:
-            unit.fp32_precision = "ieee"
+            unit.allow_tf32 = False
         yield
     finally:
-        for unit, precision in zip(units, before, strict=True):
-            unit.fp32_precision = precision
+        for unit, allowed in zip(units, before, strict=True):
+            unit.allow_tf32 = allowed
 
 
 @contextmanager

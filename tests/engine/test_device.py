@@ -66,11 +66,18 @@ def test_threads_are_set_inside_the_block_only():
 
 
 def test_full_precision_switches_tf32_off_and_leaves_what_it_found():
-    units = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
-    before = [unit.fp32_precision for unit in units]
+    units = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [unit.allow_tf32 for unit in units]
     with full_precision():
-        assert [unit.fp32_precision for unit in units] == ["ieee"] * 3
-    assert [unit.fp32_precision for unit in units] == before
+        assert [unit.allow_tf32 for unit in units] == [False] * 2
+    assert [unit.allow_tf32 for unit in units] == before
     with pytest.raises(KeyError), full_precision():
         raise KeyError
-    assert [unit.fp32_precision for unit in units] == before
+    assert [unit.allow_tf32 for unit in units] == before
+
+
+def test_exporting_in_full_precision_leaves_fast_convolutions_on():
+    with full_precision():
+        torch.export.export(torch.nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),))
+        assert torch.backends.mkldnn.enabled
+    assert torch.backends.mkldnn.enabled
