@@ -55,10 +55,12 @@ def autocast(device: torch.device, precision: str) -> Any:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 means float32 inside the block: on CUDA torch otherwise rounds what convolutions read to TF32, 10 bits of
-    mantissa, which is as much as an attack needs to count as a break that is none.
+    """float32 means float32 inside the block.
+
+    On CUDA torch otherwise rounds what convolutions read to TF32, with 10 bits of mantissa, and an image near a
+    decision boundary may get another verdict than on the CPU.
     """
-    # torch's older switches: while any of the newer ones (`fp32_precision`) is set, its exporters fail.
+    # The newer switches (`fp32_precision`) make torch.export raise, which then leaves oneDNN off.
     units: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [unit.allow_tf32 for unit in units]
     try:

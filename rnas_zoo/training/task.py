@@ -79,6 +79,8 @@ class TrainTask:
             world=distribution.world(),
         )
         self.model = build_model(config, dataset.num_classes)
+        if config.keep_head and not config.init:
+            raise UsageError("keep_head keeps the head of the model that training starts from: name one with --init")
         if config.init:
             take_over(self.model, config.init, head=config.keep_head)
         self.model.to(device=device, memory_format=torch.channels_last)

@@ -13,6 +13,9 @@ from rnas_zoo.engine import memory
 
 from ..processes import ROOT
 
+on_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="waits for a machine with glibc: other C libraries have nothing to set"
+)
 PROGRAM = """
 import resource, sys, torch
 from rnas_zoo.cli.common import computing
@@ -41,7 +44,7 @@ def faults(**variables: str) -> tuple[str, int, int]:
     return said, int(plain), int(kept)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+@on_glibc
 def test_commands_do_not_map_their_memory_anew():
     said, plain, kept = faults()
     assert said == "True"
@@ -50,7 +53,7 @@ def test_commands_do_not_map_their_memory_anew():
     assert kept < pages / 50
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+@on_glibc
 def test_what_the_user_has_set_stays():
     assert faults(MALLOC_MMAP_THRESHOLD_="1000000")[0] == "False"
 

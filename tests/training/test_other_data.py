@@ -21,6 +21,7 @@ from rnas_zoo.verification.run import verify
 from ..data.layouts import WNIDS, Cifar, write_tiny_imagenet
 
 SHARED = Path(os.environ.get("RNAS_ZOO_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+WAITS = "waits for image packs in ../shared/data (or $RNAS_ZOO_SHARED/data), which do not come with the repository"
 
 
 def test_a_genotype_found_on_cifar100_trains_on_tiny_imagenet(tmp_path, monkeypatch):
@@ -61,7 +62,7 @@ def test_a_genotype_found_on_cifar100_trains_on_tiny_imagenet(tmp_path, monkeypa
     assert again.run["attacks"] == run["attacks"]
 
 
-@pytest.mark.skipif(not (SHARED / "load_packs.py").is_file(), reason="needs the image packs of this project's makers")
+@pytest.mark.skipif(not (SHARED / "load_packs.py").is_file(), reason=WAITS)
 @pytest.mark.parametrize(
     ("packs", "name", "classes", "size"),
     [

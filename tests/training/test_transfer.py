@@ -105,6 +105,8 @@ def test_the_head_can_be_kept_for_the_same_classes(small_data):
     assert equal(copied(model), source)
     with pytest.raises(WeightsError, match="do not fit"):
         tasked(config)
+    with pytest.raises(UsageError, match="keep_head keeps the head"):
+        tasked(configured(small_data, keep_head=True))
 
 
 def test_a_network_with_arguments_is_taken_over(small_data, cells):
