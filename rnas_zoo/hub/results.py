@@ -45,8 +45,8 @@ HEADER = (
 EXPLANATION = """PGD-20 and AutoAttack (protocol `standard`; the cell names any other) are upper bounds of robust
 accuracy on the first test images in official order; the interval is the exact 95 % one. A dash: not measured.
 """
-SIZES_EXPLANATION = """The same images under perturbations of other sizes: robust accuracy by `standard`, or by the
-protocol that the cell names, and its exact 95 % interval.
+SIZES_EXPLANATION = """Robust accuracy on the first test images under perturbations of several sizes, by `standard` or
+by the protocol that the cell names, and its exact 95 % interval.
 """
 TITLE = """# Results
 
