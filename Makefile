@@ -4,7 +4,7 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench results test-oldest clean
+.PHONY: demo test lint bench results export web test-oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rnas-zoo demo
@@ -23,6 +23,14 @@ bench: $(VENV)/.installed
 # The tables of results, from the evidence in model_cards/.
 results: $(VENV)/.installed
 	$(BIN)/python -m rnas_zoo.hub.results docs/results.md README.md
+
+# The index of ONNX files, from the files and the evidence in model_cards/.
+export: $(VENV)/.installed
+	$(BIN)/python -m rnas_zoo.hub.export_index export/index.json
+
+# The web page, into export/web/dist/; onnxruntime-web comes from npm.
+web: $(VENV)/.installed
+	$(BIN)/python export/web/build.py
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest

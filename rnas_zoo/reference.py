@@ -21,7 +21,7 @@ from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError
 from .models.pixels import behind, in_pixels
 from .preprocessing import Preprocessing
 from .subject import Subject, as_logits, torch_subject, twin_error
-from .subject_onnx import onnx_network, onnx_subject
+from .subject_onnx import onnx_kind, onnx_network, onnx_subject
 
 __all__ = [
     "Preprocessing",
@@ -31,6 +31,7 @@ __all__ = [
     "list_models",
     "load",
     "load_weights",
+    "onnx_kind",
     "onnx_subject",
     "read_tensors",
     "subject",

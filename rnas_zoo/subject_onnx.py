@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .deploy.runtime import Session, SessionError
-from .deploy.twin import twin
+from .deploy.twin import rounds_activations, twin
 from .errors import OnnxFileError, ProviderError, UsageError
 from .files import sha256_file
 from .models.pixels import Preprocessed
@@ -59,10 +59,14 @@ def onnx_subject(
     size = None if how.input_size else _spatial(session.input_shape, how)
     probe = size or image_size or how.input_size or (32, 32)
     classes = count_classes(judge, probe, device)
-    network, reason = _network_or_reason(path, how, grid, device, (1, 3, *probe), classes)
+    kind, expected = onnx_kind(path), ((1, 3, *probe), classes)
+    network, reason = _network_or_reason(path, how, grid, device, *expected)
+    unrounded = None
+    if kind == "int8" and network is not None:
+        unrounded, _ = _network_or_reason(path, how, grid, device, *expected, rounding=False)
     return Subject(
         name=Path(path).name,
-        kind="onnx",
+        kind=kind,
         file=Path(path).name,
         sha256=sha256_file(path),
         network=network,
@@ -72,7 +76,16 @@ def onnx_subject(
         preprocessing=None if how.changes_nothing else how.to_json(),
         grid=grid,
         score_only=reason,
+        unrounded=unrounded,
     )
+
+
+def onnx_kind(path: str | Path) -> str:
+    """`int8` for an ONNX file that rounds its activations to whole numbers, `onnx` for any other."""
+    try:
+        return "int8" if rounds_activations(path) else "onnx"
+    except OnnxFileError:  # whoever loads it says why
+        return "onnx"
 
 
 def onnx_network(path: str | Path, preprocessing: Preprocessing | None = None) -> nn.Module:
@@ -87,12 +100,18 @@ def onnx_network(path: str | Path, preprocessing: Preprocessing | None = None) -
 
 
 def _network_or_reason(
-    path: str | Path, how: Preprocessing, grid: bool, device: str | torch.device, shape: tuple[int, ...], classes: int
+    path: str | Path,
+    how: Preprocessing,
+    grid: bool,
+    device: str | torch.device,
+    shape: tuple[int, ...],
+    classes: int,
+    rounding: bool = True,
 ) -> tuple[nn.Module | None, str | None]:
     """A twin that has been seen to give logits and gradients, or why there is none (evidence: no local paths)."""
     name = Path(path).name
     try:
-        double = twin(path)
+        double = twin(path, rounding)
     except OnnxFileError as error:
         return None, str(error).replace(str(path), name)
     network = (double if how.changes_nothing else Preprocessed(double, how, grid)).to(device).eval()

@@ -15,16 +15,20 @@ ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
     ("errors", "files", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
      "intervals"),
-    ("models", "draw_cells", "draw", "draw_results", "draw_search"),
+    ("models", "draw_cells", "draw", "draw_results", "draw_search", "draw_bench"),
     ("attacks", "engine"),
-    ("deploy.runtime", "deploy.graph", "deploy.straight_through", "deploy.twin", "hub.download"),
+    (
+        "deploy.runtime", "deploy.surgery", "deploy.form", "deploy.graph", "deploy.straight_through", "deploy.twin",
+        "hub.download",
+    ),
     ("subject", "subject_onnx", "reference"),
     ("training",),
     ("searching",),
     ("verification",),
     (
-        "deploy.onnx_export", "deploy.quantize", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
-        "hub.publish", "hub.site", "doctor", "demo", "testing",
+        "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
+        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin", "hub.int8",
+        "hub.export_index", "hub.publish", "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),
 )  # fmt: skip

@@ -22,6 +22,8 @@ COMMANDS = {
     "package": "Turn a training run into a release folder.",
     "verify": "Measure clean and robust accuracy of any model.",
     "export": "Export a model to ONNX.",
+    "predict": "Classify images with an ONNX file, without torch.",
+    "bench": "Measure how long models take, beside what they are worth.",
     "card": "Write or check a release folder's card.",
     "doctor": "Examine this installation.",
 }

@@ -22,6 +22,7 @@ from .common import compute_options, computing, json_option, percent, print_json
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--no-onnx", is_flag=True, help="Leave the ONNX file out.")
+@click.option("--int8", is_flag=True, help="Add model.int8.onnx, if it costs little accuracy.")
 @click.option("--limits-protocol", default="quick", show_default=True, help="Attacks beyond the threat model.")
 @click.option("--also", multiple=True, metavar="EPS", help="Measure the weights at this size as well; repeatable.")
 @click.option("--also-protocol", default="fast", show_default=True, help="Attacks at these sizes.")
@@ -37,6 +38,7 @@ def command(
     n: int,
     seed: int,
     no_onnx: bool,
+    int8: bool,
     limits_protocol: str,
     also: tuple[str, ...],
     also_protocol: str,
@@ -69,6 +71,7 @@ def command(
             n=n,
             seed=seed,
             with_onnx=not no_onnx,
+            with_int8=int8,
             with_limits=not no_limits,
             limits_protocol=limits_protocol,
             sizes=also,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .common import (
     DATA,
@@ -51,11 +52,21 @@ from .common import (
 @click.option("--save", is_flag=True, help="Add the run to the release folder's evidence and write its card anew.")
 @click.option("--save-adversarial", type=click.Path(path_type=Path), help="Write the adversarial images to an .npz.")
 @click.option("--format", "form", type=click.Choice(["table", "robustbench"]), default="table", show_default=True)
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Judge what any program answered on the images of a check pack: lines index,clean,adversarial below that "
+    "very header, the classes as numbers from 0 or as names. REF, a folder with check.npz, may stand for --pack.",
+)
+@click.option("--pack", type=click.Path(path_type=Path), help="The check.npz of a release folder or a bundle.")
 @click.option("--explain", metavar="FLAG", help="Say what a flag means and what to do, and exit.")
 @preprocessing_options
 @json_option
 @compute_options
+@click.pass_context
 def command(
+    context: click.Context,
     ref: str | None,
     data_name: str | None,
     image_size: tuple[int, int] | None,
@@ -77,6 +88,8 @@ def command(
     save: bool,
     save_adversarial: Path | None,
     form: str,
+    predictions: Path | None,
+    pack: Path | None,
     explain: str | None,
     mean: str | None,
     std: str | None,
@@ -96,9 +109,13 @@ def command(
     rnas-zoo verify resnet18 --data cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --checkpoint W.safetensors
     rnas-zoo verify REF --data cifar10 --eps 2/255,4/255,8/255 --protocol fast
     torchrun --nproc-per-node 2 -m rnas_zoo verify REF --data cifar10 -n 1000
+    rnas-zoo verify --predictions answers.csv --pack check.npz
 
-    Exit code 1 only if a claim is refuted.
+    Exit code 1 only if a claim is refuted, or if predictions differ from ours on more than one image.
     """
+    if predictions or pack:
+        _judge_predictions(context, as_json)
+        return
     from ..engine import distribution
     from ..engine.progress import reporter
     from ..errors import FlaggedError, OnnxFileError, UsageError, WeightsError
@@ -181,6 +198,63 @@ def command(
         raise click.exceptions.Exit(outcome.exit_code)
     if report.partial:
         raise click.exceptions.Exit(3)
+
+
+WITH_PREDICTIONS = {"ref", "predictions", "pack", "as_json", "device", "threads"}
+
+
+def _judge_predictions(context: click.Context, as_json: bool) -> None:
+    """--predictions and --pack; without torch."""
+    from ..errors import UsageError
+    from ..verification import pack as packs
+
+    given = context.params
+    for option in context.command.params:
+        name = str(option.name)
+        if name not in WITH_PREDICTIONS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--predictions compares with a check pack only: leave out {option.opts[0]}")
+    if given["predictions"] is None:
+        raise UsageError("--pack goes with --predictions, a CSV file: index,clean,adversarial")
+    if (given["pack"] is None) == (given["ref"] is None):
+        raise UsageError("which images were predicted? give --pack check.npz, or a folder that holds check.npz as REF")
+    path = given["pack"] or Path(given["ref"]) / "check.npz"
+    pack = packs.read_pack(path)
+    found = packs.compare(pack, packs.read_predictions(given["predictions"], pack))
+    if as_json:
+        print_json({"pack": str(path), "predictions": str(given["predictions"]), **found.to_json()})
+    else:
+        _print_comparison(found, path, given["predictions"])
+    if not found.passed:
+        raise click.exceptions.Exit(1)
+
+
+def _print_comparison(found: Any, path: Path, predictions: Path) -> None:
+    rows = [["", "theirs", "95 % interval", "ours"]]
+    for name, share, own in (
+        ("our class, clean images", found.agreement, None),
+        ("our class, adversarial twins", found.adversarial_agreement, None),
+        ("clean accuracy", found.clean_accuracy, found.our_clean_accuracy),
+        ("transfer-robust accuracy", found.transfer_accuracy, found.our_transfer_accuracy),
+    ):
+        if share is not None:
+            low, high = share.interval
+            between = f"{100 * low:.1f} to {percent(high)}"
+            rows.append([name, percent(share.value), between, percent(own.value) if own else ""])
+    click.echo(f"{predictions} on the {found.agreement.n} images of {path}")
+    click.echo(table(rows))
+    if found.transfer_accuracy is None:
+        click.echo("No answers to the adversarial twins: nothing is said about robustness.")
+    else:
+        click.echo(
+            "transfer-robust: right on an image and on its adversarial twin. The twins were found against our torch\n"
+            "model, not against this program: attacks on itself may find more, so this is an upper bound of its\n"
+            "robust accuracy."
+        )
+        if found.adversarial_agreement is None:
+            click.echo("This pack holds no answers of ours to the twins: agreement is that on clean images.")
+    differing = ", ".join(map(str, found.differing)) or "none"
+    allowed = "passed" if found.passed else "FAILED, at most one may be"
+    click.echo(f"images with another class than ours: {differing} ({allowed})")
 
 
 def _print_report(request: Any, report: Any, outcome: Any) -> None:

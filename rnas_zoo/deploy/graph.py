@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..errors import OnnxFileError
+from .form import OPSET
 from .runtime import Session
+from .surgery import forget_origins, shorten_names
 
-OPSET = 20
+EXPORTERS = ("dynamo", "torchscript")
+INPUT, OUTPUT = "image", "logits"
 AGREEMENT = 1e-4
 
 
-def to_onnx(network: nn.Module, example: Tensor) -> Any:
+def to_onnx(network: nn.Module, example: Tensor, opset: int = OPSET, exporter: str = EXPORTERS[0]) -> Any:
     """A network as an onnx.ModelProto with a symbolic batch, free of local paths and stack traces.
 
     Args:
         example: at least two images (N, 3, H, W).
+        opset: version of the ONNX operators.
+        exporter: `dynamo` (torch.export) or `torchscript` (tracing).
+
+    Raises:
+        OnnxFileError: the exporter cannot write this opset. Besides, whatever the exporters raise.
     """
     import onnx
 
@@ -33,40 +43,50 @@ def to_onnx(network: nn.Module, example: Tensor) -> Any:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                network,
-                (example.contiguous(),),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
+            proto = (_traced if exporter == "torchscript" else _exported)(network, example.contiguous(), opset)
     finally:
         logging.disable(before)
-    proto = program.model_proto
-    proto.producer_name, proto.producer_version, proto.doc_string = "rnas-zoo", __version__, ""
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        _scrub(graph)
+    found = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if found != opset:
+        raise OnnxFileError(f"the {exporter} exporter wrote opset {found} instead of {opset}")
+    forget_origins(proto)
+    proto.producer_name, proto.producer_version = "rnas-zoo", __version__
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-def _scrub(graph: Any) -> None:
-    """Remove stack traces, class names and documentation from a graph or function, subgraphs included."""
-    values = (getattr(graph, kind, ()) for kind in ("input", "output", "value_info", "initializer"))
-    described = [value for group in values for value in group if not isinstance(value, str)]
-    for item in (graph, *described, *graph.node):
-        item.doc_string = ""
-        if hasattr(item, "metadata_props"):
-            del item.metadata_props[:]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _scrub(inner)
+def _exported(network: nn.Module, example: Tensor, opset: int) -> Any:
+    program: Any = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def _traced(network: nn.Module, example: Tensor, opset: int) -> Any:
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.onnx.export(
+            network,
+            (example,),
+            f"{folder}/traced.onnx",
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        )
+        proto = onnx.load(f"{folder}/traced.onnx")
+    shorten_names(proto)
+    return proto
 
 
 def scorer(network: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor] | None:

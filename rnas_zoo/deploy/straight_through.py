@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-DOMAIN = "rnas_zoo"  # of the two operators below, so that they never meet converters that onnx2torch may get
+DOMAIN = "rnas_zoo"  # of the operators below, so that they never meet converters that onnx2torch may get
 STANDARD = ("", "ai.onnx")
 TYPES = onnx.TensorProto
 BITS: dict[int, tuple[int, int]] = {
@@ -27,6 +27,7 @@ BITS: dict[int, tuple[int, int]] = {
 }
 FLOATS = (TYPES.FLOAT, TYPES.DOUBLE, TYPES.FLOAT16, TYPES.BFLOAT16)
 WIDE_INTEGERS = (TYPES.UINT8, TYPES.INT16, TYPES.UINT16, TYPES.INT32, TYPES.UINT32, TYPES.INT64, TYPES.UINT64)
+INTEGER_OPERATORS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 MOVES = {"Concat", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze",
          "Transpose", "Unsqueeze"}  # fmt: skip
 
@@ -81,6 +82,24 @@ class Dequantize(Quantize):
         return (x - self._along_axis(self.zero, x)) * self._along_axis(self.scale, x)
 
 
+class Rectify(nn.Module):
+    """Numbers of at least zero, as they are; smaller ones become zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_min(0)
+
+
+class Resize(nn.Module):
+    """Images (N, C, any, any) at one height and width: bilinear, antialiased where they shrink."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+
+
 def image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     """The one input of a graph that is no weight with a default (older files list those as well)."""
     weights = {value.name for value in graph.initializer}
@@ -107,21 +126,59 @@ def fold_constants(model: onnx.ModelProto) -> None:
     graph.node.extend(kept)
 
 
+def rounds_activations(model: onnx.ModelProto) -> bool:
+    """Whether a graph quantizes anything but its weights, or computes on whole numbers."""
+    known = set(_constants(model.graph))
+    for node in model.graph.node:
+        rounds = _quantizes(node) and node.op_type == "QuantizeLinear"
+        if _quantizes(node) and node.input[0] in known:
+            known.update(node.output)
+        elif rounds or node.op_type.startswith(INTEGER_OPERATORS):
+            return True
+    return False
+
+
+def forget_rounding(model: onnx.ModelProto) -> None:
+    """Let, in place, numbers pass where quantizing nodes would round them to whole ones and bring them back.
+
+    Where the range of the whole numbers begins at zero, negative numbers still become zero: quantizers leave out a ReLU
+    whose work the range does.
+
+    Raises:
+        NotImplementedError: see `make_straight_through`.
+    """
+    known, passed = _constants(model.graph), set[str]()
+    for node in model.graph.node:
+        if node.op_type in MOVES and not passed.isdisjoint(node.input):
+            passed.update(node.output)
+        rounds = _quantizes(node) and node.op_type == "QuantizeLinear"
+        if not rounds and not (_quantizes(node) and node.input[0] in passed):
+            continue
+        parameters = _parameters(node, known)
+        rectifies = rounds and all(zero == parameters["low"] for zero in parameters["zero"])
+        if rounds:
+            passed.update(node.output)
+        del node.input[1:], node.attribute[:]
+        node.op_type, node.domain = ("Rectify", DOMAIN) if rectifies else ("Identity", "")
+
+
 def make_straight_through(model: onnx.ModelProto) -> None:
-    """Replace, in place, quantizing nodes by differentiable ones.
+    """Replace, in place, quantizing nodes and antialiased resizing by differentiable ones.
 
     Raises:
         NotImplementedError: quantization in blocks, to another type, or with a scale that is not constant.
     """
     known = _constants(model.graph)
-    nodes = [node for node in model.graph.node if _quantizes(node)]
-    for node in nodes:
-        parameters, source = _parameters(node, known), node.input[0]
+    for node in model.graph.node:
+        parameters = _parameters(node, known) if _quantizes(node) else _target_size(node, known)
+        if parameters is None:
+            continue
+        source = node.input[0]
         del node.input[:], node.attribute[:]
         node.input.append(source)
         node.attribute.extend(helper.make_attribute(name, value) for name, value in parameters.items())
         node.domain = DOMAIN
-    if nodes:
+    if any(node.domain == DOMAIN for node in model.graph.node):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         _register()
 
@@ -145,7 +202,24 @@ def _parameters(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> dic
     return {"scale": scale, "zero": zero, "axis": int(options.get("axis", 1)), "low": low, "high": high}
 
 
+def _target_size(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> dict[str, Any] | None:
+    """What `_module` needs to know of a Resize that `Resize` computes as well; None for any other node."""
+    options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    wanted = {"antialias": 1, "exclude_outside": 1, "axes": [2, 3], "mode": b"linear"}
+    same = node.op_type == "Resize" and all(options.get(name) == value for name, value in wanted.items())
+    half = options.get("coordinate_transformation_mode", b"half_pixel") == b"half_pixel"
+    if not (same and half and options.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"):
+        return None
+    if len(node.input) != 4 or node.input[3] not in known:
+        return None
+    return {"size": numpy_helper.to_array(known[node.input[3]]).tolist()}
+
+
 def _module(operator: str, parameters: dict[str, Any]) -> nn.Module:
+    if operator == "Resize":
+        return Resize(tuple(parameters["size"]))
+    if operator == "Rectify":
+        return Rectify()
     kind = Quantize if operator == "QuantizeLinear" else Dequantize
     scale, zero = torch.tensor(parameters["scale"]), torch.tensor(parameters["zero"])
     return kind(scale, zero, parameters["axis"], parameters["low"], parameters["high"])
@@ -188,7 +262,7 @@ def _quantizes(node: onnx.NodeProto) -> bool:
 
 
 def _register() -> None:
-    """Tell onnx2torch about the two operators, once."""
+    """Tell onnx2torch about these operators, once."""
     from onnx2torch.node_converters import registry
     from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 
@@ -196,7 +270,7 @@ def _register() -> None:
         module = _module(node.operation_type, node.attributes)
         return OperationConverterResult(torch_module=module, onnx_mapping=onnx_mapping_from_node(node))
 
-    for operator in ("QuantizeLinear", "DequantizeLinear"):
+    for operator in ("QuantizeLinear", "DequantizeLinear", "Rectify", "Resize"):
         try:
             registry.get_converter(operator, 1, DOMAIN)
         except NotImplementedError:

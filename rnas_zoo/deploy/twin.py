@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OnnxFileError
+from .surgery import sort_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -45,10 +46,13 @@ class Twin(nn.Module):
         return found[0] if isinstance(found, list | tuple) else found
 
 
-def twin(path: str | Path) -> Twin:
+def twin(path: str | Path, rounding: bool = True) -> Twin:
     """The graph of an ONNX file as a torch module in evaluation mode, weights frozen.
 
     Rounding in it (8-bit pixels, QuantizeLinear) has a straight-through gradient.
+
+    Args:
+        rounding: without it, activations that the file rounds to whole numbers pass as they are.
 
     Raises:
         OnnxFileError: the file is no ONNX model, or uses an operator without a counterpart.
@@ -59,26 +63,44 @@ def twin(path: str | Path) -> Twin:
         import onnx2torch
     except ImportError as error:
         raise OnnxFileError(f"attacking {path} needs onnx2torch ({error}): pip install onnx2torch") from error
-    try:
-        model = onnx.load(str(path))
-        _sort(model.graph)
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise OnnxFileError(f"{path} is not a valid ONNX model: {str(error).splitlines()[0][:120]}") from error
+    model = _checked(path)
     try:
         from .straight_through import image_input
 
         tensor = image_input(model.graph).type.tensor_type
         grid = tensor.elem_type == onnx.TensorProto.UINT8
         shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
-        module = onnx2torch.convert(_convertible(model, grid))
+        module = onnx2torch.convert(_convertible(model, grid, rounding))
     except Exception as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise OnnxFileError(f"{path}: no differentiable twin can be built ({cause})") from error
     return Twin(module, shape, grid).eval().float().requires_grad_(False)
 
 
-def _convertible(model: onnx.ModelProto, grid: bool) -> onnx.ModelProto:
+def rounds_activations(path: str | Path) -> bool:
+    """Whether an ONNX file computes on activations that it rounds to whole numbers.
+
+    Raises:
+        OnnxFileError: the file is no ONNX model.
+    """
+    from .straight_through import rounds_activations
+
+    return rounds_activations(_checked(path))
+
+
+def _checked(path: str | Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        model = onnx.load(str(path))
+        sort_nodes(model.graph)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise OnnxFileError(f"{path} is not a valid ONNX model: {str(error).splitlines()[0][:120]}") from error
+    return model
+
+
+def _convertible(model: onnx.ModelProto, grid: bool, rounding: bool) -> onnx.ModelProto:
     """The same function in operators that onnx2torch knows."""
     from onnx import shape_inference, version_converter
 
@@ -87,9 +109,9 @@ def _convertible(model: onnx.ModelProto, grid: bool) -> onnx.ModelProto:
     if grid:
         straight_through.take_floats(model)
     straight_through.fold_constants(model)
-    model = shape_inference.infer_shapes(
-        model
-    )  # converters ask for ranks, which nobody infers behind operators of ours
+    model = shape_inference.infer_shapes(model)  # converters ask for ranks; nobody infers any behind operators of ours
+    if not rounding:
+        straight_through.forget_rounding(model)
     straight_through.make_straight_through(model)
     # onnx2torch reads ReduceMean's axes as an attribute (opset 17) and no `allowzero`: the graph stays the same.
     if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > TWIN_OPSET:
@@ -102,23 +124,3 @@ def _convertible(model: onnx.ModelProto, grid: bool) -> onnx.ModelProto:
             elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in straight_through.FLOATS:
                 attribute.i = straight_through.TYPES.FLOAT  # twins compute in float32 throughout
     return model
-
-
-def _sort(graph: onnx.GraphProto) -> None:
-    """Order the nodes so that each comes after those it needs: onnxruntime does so itself, and writes such files."""
-    known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
-    left, ordered = list(graph.node), []
-    while left:
-        waiting = []
-        for node in left:
-            if known.issuperset(node.input):
-                known.update(node.output)
-                ordered.append(node)
-            else:
-                waiting.append(node)
-        if len(waiting) == len(left):
-            return  # an input that nobody gives: the checker says which
-        left = waiting
-    if ordered != list(graph.node):
-        del graph.node[:]
-        graph.node.extend(ordered)

@@ -19,6 +19,7 @@ from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
+from ..verification.protocols import UNROUNDED
 from . import sections
 
 NORM_NAMES = {"linf": "L∞", "l2": "L2"}
@@ -43,6 +44,12 @@ QUICK_WARNING = (
 )
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
+
+
+def _columns(runs: list[dict[str, Any]]) -> list[str]:
+    """The attacks that the table shows: each once, whichever way through a rounded network it took."""
+    names = dict.fromkeys(name for run in runs for name in run["attacks"])
+    return [name for name in names if not name.endswith(UNROUNDED)]
 
 
 def _under(run: dict[str, Any], attack: str) -> str:
@@ -128,7 +135,7 @@ def render(folder: str | Path) -> str:
             params=count_parameters(network),
             macs=count_macs(network, tuple(config["pretrained_cfg"]["input_size"])),
             runs=shown,
-            attacks=list(dict.fromkeys(name for run in shown for name in run["attacks"])),
+            attacks=_columns(shown),
             attack_names=ATTACK_NAMES,
             norm_names=NORM_NAMES,
             percent=sections.percent,
@@ -138,6 +145,8 @@ def render(folder: str | Path) -> str:
             claim_command=claim_command(first),
             onnx=onnx,
             parity=max(onnx["parity"].values()) if onnx else 0.0,
+            compared=onnx.get("images", onnx["same_class"]) if onnx else 0,
+            int8=sections.int8_section(folder, onnx or {}),
             architecture=describe_architecture(found) if found else f"`{config['architecture']}`, designed by hand.",
             drawn=found is not None,
             objective=describe_training(recipe, threat),

@@ -34,6 +34,7 @@ from ..verification.limits import limits
 from ..verification.run import Report, verify
 from ..verification.sweep import curve
 from . import card, twin
+from .int8 import ship_int8
 from .sections import LABELS, LIMITS, TRAINING
 
 CHECK_IMAGES = 64
@@ -73,6 +74,7 @@ def package(
     n: int | None = 256,
     seed: int = 0,
     with_onnx: bool = True,
+    with_int8: bool = False,
     with_limits: bool = True,
     limits_protocol: str = "quick",
     sizes: Sequence[float | str] = (),
@@ -93,6 +95,7 @@ def package(
         threat: the run's own by default.
         onnx_protocol: of the ONNX file; that of the weights by default.
         n: test images, the first in official order; None takes all.
+        with_int8: also make an int8 file and keep it if it costs little accuracy (see `int8.ship_int8`).
         with_limits: also measure on the same images what the model is not robust to (`verification.limits`), by the
             attacks of `limits_protocol`.
         sizes: further ε of the threat's norm that the weights are attacked with on the same images, by
@@ -156,6 +159,10 @@ def package(
             write_json(folder / LIMITS, {**measured, "curve": described})
         if beside := twin.find(folder):
             twin.attach(folder, beside)
+        if with_onnx and with_int8:
+            reporter.say("rounding to int8")
+            said = {name: value for name, value in options.items() if name != "device"}
+            ship_int8(folder, **said)
         card.write(folder)
         make_readable(folder)
     shutil.rmtree(work, ignore_errors=True)
@@ -227,14 +234,14 @@ def _write_model(
 
 
 def _write_check(folder: Path, shipped: Any, test: data.ImageSet, report: Report) -> None:
-    """check.npz: golden logits, clean images and their adversarial twins rounded to 8 bits."""
+    """check.npz: clean images, their adversarial twins rounded to 8 bits, labels, and golden logits of both."""
     k = min(CHECK_IMAGES, len(test))
-    twins = np.rint(report.x_adv[:k].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-    pixels = test.images[:k].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
-    logits = as_logits(shipped, np.ascontiguousarray(pixels))
-    np.savez_compressed(
-        folder / "check.npz", images=test.images[:k], adversarial=twins, labels=test.labels[:k], logits=logits
-    )
+    arrays = {"images": test.images[:k], "adversarial": np.rint(report.x_adv[:k].transpose(0, 2, 3, 1) * 255)}
+    arrays = {name: images.astype(np.uint8) for name, images in arrays.items()}
+    for name, images in (("logits", arrays["images"]), ("adversarial_logits", arrays["adversarial"])):
+        pixels = images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
+        arrays[name] = as_logits(shipped, np.ascontiguousarray(pixels))
+    np.savez_compressed(folder / "check.npz", **arrays, labels=test.labels[:k])
 
 
 def _write_figures(

@@ -193,3 +193,28 @@ def hardware(training: dict[str, Any]) -> str:
     else:
         device = training["device"]
     return f"{training['processes']} × {device}" if training["processes"] > 1 else device
+
+
+def int8_section(folder: Path, exported: dict[str, Any]) -> str:
+    """What the card says of the int8 file, from export.json; empty if none was made."""
+    report = exported.get("int8")
+    if not report:
+        return ""
+    found = report["accuracy"]
+    measured = (
+        f"clean accuracy {percent(found['model']['clean'])} became {percent(found['int8']['clean'])}, robust accuracy "
+        f"under {found['threat']} {percent(found['model']['robust'])} became {percent(found['int8']['robust'])} "
+        f"(protocol `{found['protocol']}`, first {found['n']} test images)"
+    )
+    ratio = report["bytes"] / report["float_bytes"]
+    if not report["kept"]:
+        return f"An int8 file ({ratio:.2f} times the size) is not shipped: {measured}."
+    times = report["latency"]
+    slower = times["int8"]["1"]["p50"] / times["float32"]["1"]["p50"]
+    return (
+        f"`{report['file']}` is the same network in 8 bits, {ratio:.2f} times the size of `{exported['file']}`, used "
+        f"the same way; it took {slower:.1f} times the time at batch 1 where it was made ({times['threads']} CPU "
+        f"thread{'s' if times['threads'] > 1 else ''}). With it {measured}. It is attacked through its rounding taken "
+        "for the identity, through the network without its rounding, and by Square, and an image counts as robust only "
+        "if none of them breaks the int8 file itself."
+    )

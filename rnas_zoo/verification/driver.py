@@ -60,8 +60,12 @@ class Plan:
         """The network whose gradients the attacks follow."""
         return (self.source or self.subject).network
 
+    def followed(self, stage: Stage) -> nn.Module | None:
+        """The network whose gradients a stage follows."""
+        return self.subject.unrounded if stage.unrounded else self.attacked
+
     def can_run(self, stage: Stage) -> bool:
-        return self.threat.eps > 0 and (self.given is not None or stage.scores or self.attacked is not None)
+        return self.threat.eps > 0 and (self.given is not None or stage.scores or self.followed(stage) is not None)
 
     def route(self, stage: Stage) -> str:
         """Which way the images of a stage come from."""
@@ -71,7 +75,7 @@ class Plan:
             return "transfer"
         if self.subject.kind == "torch":
             return "network"
-        return "session" if stage.scores else "twin"
+        return "session" if stage.scores else "float twin" if stage.unrounded else "twin"
 
 
 class Driver:
@@ -94,7 +98,7 @@ class Driver:
         self.flags: list[str] = []
         self.outputs: sanity.Outputs | None = None
         self._made: list[tuple[str, Part]] = []
-        self._cheap: Tiled | None = None
+        self._cheap: dict[bool, Tiled] = {}
         self._names = [stage.name for stage in plan.stages]
         self.pace = Pace([stage.name for stage in plan.stages if plan.can_run(stage)], len(labels))
         self._judged = plan.subject
@@ -204,7 +208,8 @@ class Driver:
             x_adv = torch.from_numpy(self.plan.given[rows]).to(x.device)
             result = AttackResult(x_adv, torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y), len(x), 0)
         else:
-            asked = self._asked_for_scores() if stage.scores and self.plan.source is None else self._attacked()
+            direct = stage.scores and self.plan.source is None
+            asked = self._asked_for_scores() if direct else self._attacked(stage.unrounded)
             if asked is not None and getattr(asked, "memory_format", None) == torch.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             result = stage.attack(self._read(asked), x, y, self.plan.threat, stage.config, keys)
@@ -215,21 +220,21 @@ class Driver:
     def _read(self, asked: Any) -> Any:
         return asked if self.outputs is None else self.outputs.read(asked)
 
-    def _attacked(self) -> Tiled | None:
+    def _attacked(self, unrounded: bool = False) -> Tiled | None:
         """The cheap equivalent of the network whose gradients are followed."""
-        network = self.plan.attacked
-        if self._cheap is None and network is not None:
+        network = self.plan.subject.unrounded if unrounded else self.plan.attacked
+        if unrounded not in self._cheap and network is not None:
             example = self._tensors(np.arange(min(8, len(self.labels))))[0]
             graph, memory_format = folded(network, example)
             on_cpu, traced = self.plan.device.type == "cpu", graph is not network
-            self._cheap = Tiled(
+            self._cheap[unrounded] = Tiled(
                 quick_gradients(graph) if on_cpu and traced else graph,
                 self.plan.batch_size,
                 scores=self._session(graph) if on_cpu and traced and self.plan.subject.kind == "torch" else None,
                 memory_format=memory_format,
                 tick=self._tick,
             )
-        return self._cheap
+        return self._cheap.get(unrounded)
 
     def _session(self, graph: nn.Module) -> Callable[[Tensor], Tensor] | None:
         """The graph in onnxruntime, which answers faster, if Square will ask often enough to be worth exporting."""

@@ -97,7 +97,7 @@ def check_fit(chosen: Subject, pixels: np.ndarray, labels: np.ndarray, name: str
             f"{chosen.name} has {chosen.num_classes} classes, but the labels of {name} go from {int(labels.min())} "
             f"to {int(labels.max())}"
         )
-    if chosen.kind == "onnx" and chosen.image_size and pixels.shape[2:] != chosen.image_size:
+    if chosen.kind != "torch" and chosen.image_size and pixels.shape[2:] != chosen.image_size:
         raise DataError(
             f"{chosen.name} takes images of {chosen.image_size[0]}x{chosen.image_size[1]}, {name} has "
             f"{pixels.shape[2]}x{pixels.shape[3]}; with --input-size they are resized inside the model"

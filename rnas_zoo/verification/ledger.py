@@ -101,7 +101,7 @@ def clean_part(subject: Subject, x: Tensor, y: Tensor, rows: np.ndarray) -> Part
     """Clean verdicts on images x (M, 3, H, W), and how far the logits of an ONNX file's twin are from its session's."""
     logits = subject.judge(x).float()
     finite = torch.isfinite(logits).all(1)
-    error = twin_error(subject, x) if subject.kind == "onnx" and subject.network is not None else 0.0
+    error = twin_error(subject, x) if subject.kind != "torch" and subject.network is not None else 0.0
     return {
         "rows": rows,
         "correct": ((logits.argmax(1) == y) & finite).cpu().numpy(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..attacks import (
@@ -40,6 +40,7 @@ class Stage:
         name: how evidence calls it.
         attack, config: the attack and its parameters.
         scores: whether it needs logits only, and so can ask the model that counts.
+        unrounded: whether it follows the network that does not round, of a model that does.
         rows: runs per image that it keeps in memory side by side.
     """
 
@@ -48,6 +49,7 @@ class Stage:
     config: Any
     scores: bool = False
     rows: int = 1
+    unrounded: bool = False
 
 
 NOISE = Stage("noise", noise, Noise(), scores=True)
@@ -77,10 +79,17 @@ PROTOCOLS: dict[str, tuple[Stage, ...]] = {
 }
 PROTOCOLS["given"] = (Stage("given", noise, None, scores=True),)  # images somebody else found: nothing is run
 CHOICES = ("quick", "fast", "standard", "full")
+FEW_QUERIES = Stage("square", square, Square(queries=500), scores=True)
+UNROUNDED = "-fp"  # ends the names of attacks that follow the network without its rounding
 
 
-def stages(protocol: str) -> tuple[Stage, ...]:
+def stages(protocol: str, rounded: bool = False) -> tuple[Stage, ...]:
     """The attacks of a protocol.
+
+    Args:
+        rounded: of a model that rounds its activations (int8): each attack that follows gradients is run through
+            rounding that counts as the identity, and then through the network without rounding; Square, with 500
+            queries, ends a protocol that has none.
 
     Raises:
         UnknownNameError: no such protocol.
@@ -88,9 +97,14 @@ def stages(protocol: str) -> tuple[Stage, ...]:
     if protocol not in PROTOCOLS:
         known = list(CHOICES)
         raise UnknownNameError(f"unknown protocol {protocol!r}.{closest(protocol, known)} Known: {', '.join(known)}")
-    return PROTOCOLS[protocol]
+    if not rounded:
+        return PROTOCOLS[protocol]
+    found: list[Stage] = []
+    for stage in PROTOCOLS[protocol]:
+        found += [stage] if stage.scores else [stage, replace(stage, name=stage.name + UNROUNDED, unrounded=True)]
+    return (*found, *([] if any(stage.name == "square" for stage in found) else [FEW_QUERIES]))
 
 
-def parameters(protocol: str) -> dict[str, dict[str, Any]]:
-    """Every parameter of every attack, for the record."""
-    return {stage.name: asdict(stage.config) for stage in stages(protocol) if stage.config is not None}
+def parameters(protocol: str, rounded: bool = False) -> dict[str, dict[str, Any]]:
+    """Every parameter of every attack, for the record; see `stages`."""
+    return {stage.name: asdict(stage.config) for stage in stages(protocol, rounded) if stage.config is not None}

@@ -17,7 +17,7 @@ from ..attacks.threat import parse_eps
 from ..engine.device import resolve_device
 from ..errors import DataError, UsageError
 from ..files import atomic_path
-from ..reference import subject
+from ..reference import onnx_kind, subject
 from . import claims, evidence
 from .run import Report, verify
 from .sweep import curve
@@ -94,7 +94,7 @@ class Request:
         if (against_card or save) and folder is None:
             option = "--save" if save else "--against-card"
             raise UsageError(f"{option} needs a release folder or a file inside one, got {ref}")
-        kind = "onnx" if path.suffix == ".onnx" else "torch"
+        kind = onnx_kind(path) if path.suffix == ".onnx" else "torch"
         claimed = _claimed(folder if against_card else None, against, kind, norm, eps, data, image_size)
         stated: dict[str, Any] = claimed[0] if claimed else {}
         data_name = data or _data_of(stated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def verify(
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     protocol = _protocol(protocol, transfer_from, adversarial)
-    attacks = stages(protocol)
+    stages(protocol)
     with sanity.modes_kept(model), sanity.modes_kept(transfer_from), distribution.group(), full_precision():
         where = resolve_device(device)
         pixels, labels, rows, dataset = images.gather(x, y, data_name, n, indices, image_size)
@@ -143,6 +143,8 @@ def verify(
         chosen = _subject(model, checkpoint=checkpoint, preprocessing=preprocessing, **options)
         source = None if transfer_from is None else _subject(transfer_from, **options)
         images.check_fit(chosen, pixels, labels, dataset["name"])
+        rounded = chosen.kind == "int8" and source is None and adversarial is None
+        attacks = stages(protocol, rounded)
         begin, hashes = time.monotonic(), hashes_of(pixels)
         identity = {
             "subject": chosen.sha256,
@@ -151,7 +153,7 @@ def verify(
             "norm": threat.norm,
             "eps": threat.eps_text,
             "protocol": protocol,
-            "params": parameters(protocol),
+            "params": parameters(protocol, rounded),
             "seed": seed,
             "preprocessing": chosen.preprocessing,
             "source": source.sha256 if source else None,
@@ -252,7 +254,7 @@ def _record(
         "norm": plan.threat.norm,
         "eps": plan.threat.eps_text,
         "protocol": plan.protocol,
-        "params": parameters(plan.protocol),
+        "params": {stage.name: asdict(stage.config) for stage in plan.stages if stage.config is not None},
         "seed": plan.seed,
         "n": count,
         "refused": refused,
