@@ -70,6 +70,7 @@ def test_an_input_size_resizes_inside_and_must_be_the_graph_s(tmp_path):
 def test_a_graph_that_takes_pixels_has_no_preprocessing(tmp_path):
     chosen = subject(graph(tmp_path / "f.onnx"))
     assert (chosen.preprocessing, chosen.grid, chosen.score_only) == (None, False, None)
+    assert (chosen.kind, chosen.unrounded) == ("onnx", None)
 
 
 @pytest.mark.parametrize("size", [("n", 1, 8, 8), ("n", 8, 8, 4)])
@@ -140,7 +141,8 @@ def test_an_operator_without_a_counterpart_leaves_the_scores(tmp_path, make):
         load(path)
 
 
-def test_integer_kernels_leave_the_scores(tmp_path):
+def quantized(path, form):
+    """`net` in int8, `path` being the file of `net`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -149,11 +151,14 @@ def test_integer_kernels_leave_the_scores(tmp_path):
         def get_next(self):
             return next(self.batches, None)
 
-    quantize_static(
-        str(graph(tmp_path / "f.onnx")), str(tmp_path / "q.onnx"), Reader(), quant_format=QuantFormat.QOperator
-    )
-    chosen = subject(tmp_path / "q.onnx")
-    assert chosen.network is None
+    out = path.with_name("q.onnx")
+    quantize_static(str(path), str(out), Reader(), quant_format=QuantFormat[form])
+    return out
+
+
+def test_integer_kernels_leave_the_scores(tmp_path):
+    chosen = subject(quantized(graph(tmp_path / "f.onnx"), "QOperator"))
+    assert (chosen.kind, chosen.network, chosen.unrounded) == ("int8", None, None)
     assert "QLinearConv" in chosen.score_only or "Converter is not implemented" in chosen.score_only
     torch.testing.assert_close(chosen.judge(pixels()), net()(pixels()), atol=0.3, rtol=0)
 
@@ -188,10 +193,52 @@ class Wrong(torch.nn.Module):
 def test_a_twin_that_gives_no_logits_or_gradient_is_none(tmp_path, monkeypatch, answer, text):
     import re
 
-    monkeypatch.setattr(subject_onnx, "twin", lambda path: Wrong(answer))
+    monkeypatch.setattr(subject_onnx, "twin", lambda path, rounding: Wrong(answer))
     chosen = subject(graph(tmp_path / "f.onnx"))
     assert chosen.network is None
     assert re.search(text, chosen.score_only)
+
+
+# --- int8 -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_rounds_is_int8_and_has_a_second_network_that_does_not(tmp_path):
+    path, x = quantized(graph(tmp_path / "f.onnx"), "QDQ"), pixels(30)
+    chosen, shifted = subject(path), subject(path, preprocessing=Preprocessing((0.25, 0.5, 0.0), (0.5, 0.25, 1.0)))
+    assert (chosen.kind, chosen.score_only, chosen.grid, chosen.image_size) == ("int8", None, False, (8, 8))
+    step = float(chosen.judge(x).max() - chosen.judge(x).min()) / 255
+    assert float((chosen.network(x) - chosen.judge(x)).abs().mean()) < 0.2 * step, "the twin rounds as the session does"
+    assert step / 10 < float((chosen.unrounded(x) - chosen.judge(x)).abs().mean()) < 10 * step, "the other does not"
+    cosine = torch.nn.functional.cosine_similarity
+    assert (cosine(slope(chosen.unrounded, x).flatten(1), slope(net(), x).flatten(1)) > 0.98).all()
+    mean, std = torch.tensor([0.25, 0.5, 0.0])[:, None, None], torch.tensor([0.5, 0.25, 1.0])[:, None, None]
+    torch.testing.assert_close(shifted.unrounded(x), chosen.unrounded((x - mean) / std), rtol=1e-5, atol=1e-5)
+    assert subject(graph(tmp_path / "g.onnx")).kind == subject(uint8_nhwc(tmp_path / "u.onnx")).kind == "onnx"
+
+
+def test_int8_files_of_8_bit_pixels_take_the_grid_in_both_networks(tmp_path):
+    import onnx
+
+    from rnas_zoo.deploy.form import Form, dress
+
+    path, x = quantized(graph(tmp_path / "f.onnx"), "QDQ"), pixels(10)
+    model = onnx.load(path)
+    dress(model, Form(input="uint8-nhwc"), (8, 8))
+    onnx.save(model, tmp_path / "u8.onnx")
+    chosen, plain = subject(tmp_path / "u8.onnx"), subject(path)
+    assert (chosen.kind, chosen.grid) == ("int8", True)
+    for name in ("network", "unrounded"):
+        mine, other = getattr(chosen, name), getattr(plain, name)
+        torch.testing.assert_close(mine(x), other(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(slope(mine, x), slope(other, x), rtol=1e-4, atol=1e-6)
+        assert torch.equal(mine((x + 0.4 / 255).clamp(0, 1)), mine(x)), "pixels are still rounded"
+
+
+def test_an_unreadable_file_is_of_kind_onnx_until_somebody_loads_it(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"garbage")
+    assert subject_onnx.onnx_kind(tmp_path / "x.onnx") == subject_onnx.onnx_kind(tmp_path / "none.onnx") == "onnx"
+    with pytest.raises(OnnxFileError):
+        subject(tmp_path / "x.onnx")
 
 
 # --- batches, threads, errors of the twin -----------------------------------------------------------------------------

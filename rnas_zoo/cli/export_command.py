@@ -96,8 +96,8 @@ def command(
     from ..errors import OutputExistsError, UsageError
     from ..verification.protocols import stages
 
-    stages(protocol)
     protocol = protocol or ("fast" if quantize else "quick")
+    stages(protocol)
     if save:
         if not quantize or not data_name or out or bundle or form_input != "float32-nchw" or output != "logits":
             raise UsageError("--save goes with --quantize int8, --data and a release folder, and with no other form")

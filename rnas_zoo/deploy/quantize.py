@@ -328,3 +328,4 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+        logging.root.handlers[:] = handlers  # logging.warning() gives a program that has none one

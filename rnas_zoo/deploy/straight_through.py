@@ -83,10 +83,10 @@ class Dequantize(Quantize):
 
 
 class Rectify(nn.Module):
-    """Numbers of at least zero, as they are; smaller ones become zero."""
+    """Numbers of at least zero, as they are; smaller ones become zero. Zero itself has a gradient: black pixels do."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp_min(0)
+        return torch.where(x < 0, 0, x)
 
 
 class Resize(nn.Module):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import timm
 import torch
 from onnx import numpy_helper
 from torch import nn
@@ -108,17 +107,6 @@ def test_a_release_whose_file_is_another_function_is_refused(folder):
     shifted(folder / "model.onnx", folder / "model.onnx", 0.1)
     with pytest.raises(CheckFailedError, match=r"release: at batch 1 .*differ from torch's by 0\.1 "):
         bench([folder], QUICK, baselines=[])
-
-
-def test_names_of_bundled_releases_are_their_folders(bundled):
-    name, folder = bundled
-    assert contestants._release(name) == folder
-    assert contestants._release(str(folder)) == folder
-    bare = name.partition(".")[0]
-    tag = timm.models.get_pretrained_cfg(bare).tag
-    assert contestants._release(bare) == bundled_releases()[f"{bare}.{tag}"]
-    assert contestants._release("resnet18") is None
-    assert contestants._release("hf-hub:someone/model") is None
 
 
 def test_a_network_without_files_is_exported_in_memory():

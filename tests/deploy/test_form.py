@@ -63,12 +63,12 @@ def remembered(to_onnx: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.Mo
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Callable[[Form], tuple[Path, dict[str, Any]]]:
     """Path and report of `tiny` in a form."""
-    folder, reports = tmp_path_factory.mktemp("forms"), {}
+    folder, reports, images = tmp_path_factory.mktemp("forms"), {}, pixels(512, seed=99)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "to_onnx", remembered(onnx_export.to_onnx))
         for number, form in enumerate(CHOICES):
             path = folder / f"{number}.onnx"
-            reports[form] = path, export(tiny(), path, form=form)
+            reports[form] = path, export(tiny(), path, form=form, images=images)
     return reports.__getitem__
 
 
@@ -80,7 +80,9 @@ def smooth(size: tuple[int, int]) -> np.ndarray:
     """A picture (H, W, 3) with gradients and edges, which resamplers treat differently where they differ at all."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     waves = [np.sin(rows / 3 + columns / 5), (rows // 4 + columns // 3) % 2, np.hypot(rows, columns) / np.hypot(*size)]
-    return np.stack([255 * (wave - wave.min()) / max(np.ptp(wave), 1) for wave in waves], axis=-1).round().astype(np.uint8)
+    return (
+        np.stack([255 * (wave - wave.min()) / max(np.ptp(wave), 1) for wave in waves], axis=-1).round().astype(np.uint8)
+    )
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 from rnas_zoo.attacks import APGD, APGDT, FABT, PGD, AttackResult, Keys, MarginPGD, Square, Threat
 from rnas_zoo.errors import UnknownNameError
 from rnas_zoo.verification.evidence import EVERY_IMAGE
-from rnas_zoo.verification.protocols import CHOICES, PROTOCOLS, Stage, parameters, stages
+from rnas_zoo.verification.protocols import CHOICES, PROTOCOLS, UNROUNDED, Stage, parameters, stages
 
 PASSES_OF_AUTOATTACK = 9_766  # forward and backward, of the authors' code, on an image nothing breaks
 EVERY_STAGE = [
@@ -153,3 +153,34 @@ def test_an_unknown_protocol_names_the_nearest_and_all(wrong, near):
         assert repr(wrong) in text
         assert ("Did you mean " + near in text) if near else ("Did you mean" not in text)
         assert text.endswith("Known: " + ", ".join(CHOICES))
+
+
+# --- int8 -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "found"),
+    [
+        ("quick", "noise fgsm fgsm-fp pgd20 pgd20-fp square"),
+        ("fast", "apgd-ce apgd-ce-fp halving-t halving-t-fp square"),
+        ("standard", "apgd-ce apgd-ce-fp apgd-t apgd-t-fp fab-t fab-t-fp square"),
+        (
+            "full",
+            "apgd-ce apgd-ce-fp apgd-t apgd-t-fp fab-t fab-t-fp pgd100 pgd100-fp margin-pgd-t margin-pgd-t-fp square",
+        ),
+    ],
+)
+def test_a_rounded_model_is_attacked_through_both_networks_and_by_square(protocol, found):
+    rounded, plain = stages(protocol, True), {stage.name: stage for stage in stages(protocol)}
+    assert [stage.name for stage in rounded] == found.split()
+    assert all(len(stage.name) <= 16 for stage in rounded), "stored as U16"
+    for stage in rounded[:-1]:
+        own = plain[stage.name.removesuffix(UNROUNDED)]
+        assert stage.unrounded == stage.name.endswith(UNROUNDED)
+        assert dataclasses.replace(stage, name=own.name, unrounded=False) == own
+    last = rounded[-1]
+    assert (last.config, last.scores, last.unrounded) == (plain["square"].config if "square" in plain else
+                                                          Square(queries=500), True, False)  # fmt: skip
+    assert parameters(protocol, True) == {stage.name: dataclasses.asdict(stage.config) for stage in rounded}
+    assert list(parameters(protocol, True)) == found.split()
+    assert not any(stage.unrounded for stage in stages(protocol))
