@@ -93,7 +93,7 @@ def load(
     if checkpoint is not None:
         network = timm.create_model(text, num_classes=_checkpoint_classes(text, checkpoint))
         load_weights(network, checkpoint, text)
-    elif untrained and not timm.is_model_pretrained(text):
+    elif untrained and "." not in text and not timm.is_model_pretrained(text):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = timm.create_model(text)

@@ -27,8 +27,8 @@ LAYERS = (
     ("verification",),
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
-        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin", "hub.int8",
-        "hub.export_index", "hub.publish", "hub.site", "doctor", "demo", "testing",
+        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
+        "hub.int8", "hub.export_index", "hub.publish", "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),
 )  # fmt: skip

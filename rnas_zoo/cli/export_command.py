@@ -98,10 +98,13 @@ def command(
 
     protocol = protocol or ("fast" if quantize else "quick")
     stages(protocol)
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"export works on the CPU, got --device {device}")
     if save:
-        if not quantize or not data_name or out or bundle or form_input != "float32-nchw" or output != "logits":
+        changed = resize or fp16 or opset is not None or form_input != "float32-nchw" or output != "logits"
+        if not quantize or not data_name or out or bundle or checkpoint or changed:
             raise UsageError("--save goes with --quantize int8, --data and a release folder, and with no other form")
-        _save(ref, data_name, image_size, Threat(norm, eps), protocol, n, seed, threads, as_json)
+        _save(ref, data_name, image_size, Threat(norm, eps), protocol, n, seed, max_clean_loss, threads, as_json)
         return
     if out is None and bundle is None:
         raise click.UsageError("Missing option '-o': the .onnx file to write (or --bundle DIR).")
@@ -109,8 +112,6 @@ def command(
         raise UsageError("--quantize int8 needs --data: images that calibrate it and choose its settings")
     if quantize and fp16:
         raise UsageError("--quantize int8 and --fp16 exclude each other")
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"export works on the CPU, got --device {device}")
     form = Form(form_input, output, "float16" if fp16 else "float32", resize, OPSET if opset is None else opset)
     if out is not None:
         checked_output(out, force)
@@ -145,6 +146,7 @@ def _save(
     protocol: str,
     n: int,
     seed: int,
+    max_clean_loss: float,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -153,6 +155,7 @@ def _save(
 
     with computing(threads), reporter() as progress:
         asked: dict[str, Any] = {"image_size": image_size, "threat": threat, "n": n, "seed": seed}
+        asked["max_clean_loss"] = max_clean_loss
         report = ship_int8(ref, data_name, protocols=(protocol,), reporter=progress, **asked)
     if as_json:
         print_json(report)

@@ -54,7 +54,9 @@ def known_facts(
 
 def is_untrained(model: Reference) -> bool:
     """Whether `reference.load` would build this reference without weights: a name that has none."""
-    return not isinstance(model, nn.Module) and _is_name(str(model)) and not timm.is_model_pretrained(str(model))
+    if isinstance(model, nn.Module) or not _is_name(str(model)) or "." in str(model):
+        return False
+    return not timm.is_model_pretrained(str(model))
 
 
 def release_of(ref: str) -> Path | None:

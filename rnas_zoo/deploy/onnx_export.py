@@ -58,8 +58,7 @@ def export(
         OutputExistsError: `out` exists and `overwrite` is false.
     """
     out, form = checked_output(out, overwrite), form or Form()
-    network = load(model, checkpoint=checkpoint, untrained=True).cpu().to(memory_format=torch.contiguous_format)
-    size = declared_image_size(network) or (32, 32)
+    network, size = network_and_size(model, checkpoint, images)
     pixels = comparison_images(images, size)
     facts, failures = known_facts(model, checkpoint, labels, metadata), []
     for exporter in EXPORTERS:
@@ -83,6 +82,24 @@ def export(
     described = {"input": form.input, "output": form.output, "precision": form.precision, "resize": form.resize}
     about = {"file": out.name, "sha256": sha256_file(out), "bytes": len(payload), "opset": form.opset, **described}
     return {**about, "exporter": exporter, **report, **({"failures": failures} if failures else {})}
+
+
+def network_and_size(
+    model: Reference, checkpoint: str | Path | None, images: np.ndarray | None
+) -> tuple[nn.Module, tuple[int, int]]:
+    """The network of a reference on the CPU, and the height and width of its images.
+
+    Args:
+        images: (N, H, W, 3); their size counts where the network declares none, else 32x32 does.
+
+    Raises:
+        UsageError: the reference is an ONNX file already.
+    """
+    if not isinstance(model, nn.Module) and str(model).endswith(".onnx"):
+        raise UsageError(f"{model} is an ONNX file already: export the model that it was made of")
+    network = load(model, checkpoint=checkpoint, untrained=True).cpu().to(memory_format=torch.contiguous_format)
+    given = (32, 32) if images is None else (int(images.shape[1]), int(images.shape[2]))
+    return network, declared_image_size(network) or given
 
 
 def checked_output(out: str | Path, overwrite: bool) -> Path:
@@ -109,8 +126,8 @@ def compare(network: nn.Module, payload: bytes, pixels: np.ndarray, form: Form) 
     """Parity of an ONNX model's bytes with a torch network on images uint8 (N, H, W, 3).
 
     Raises:
-        CheckFailedError: outputs differ by more than the tolerance. So a class can differ only where torch's two largest
-            outputs are closer than twice that.
+        CheckFailedError: outputs differ by more than the tolerance. So a class can differ only where torch's two
+            largest outputs are closer than twice that.
     """
     session = Session(payload, provider="cpu")
     with torch.no_grad():

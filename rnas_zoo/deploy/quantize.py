@@ -21,11 +21,10 @@ from ..attacks import PGD, Keys, Threat, pgd
 from ..engine.progress import Reporter, Silent
 from ..errors import CheckFailedError, UsageError
 from ..files import sha256_file
-from ..models.pixels import declared_image_size
-from ..reference import Reference, load
+from ..reference import Reference
 from .form import Form, dress
 from .metadata import describe, known_facts
-from .onnx_export import BATCHES, checked_output, comparison_images, export, write_model
+from .onnx_export import BATCHES, checked_output, comparison_images, export, network_and_size, write_model
 from .runtime import Session
 from .shipped import latency
 from .surgery import forget_origins, shorten_names
@@ -125,8 +124,8 @@ def quantize(
     out, form, threat = checked_output(out, overwrite), form or Form(), threat or Threat()
     if form.precision != "float32":
         raise UsageError("int8 files are made of float32 ones: leave the precision out")
-    network, reporter = load(model, checkpoint=checkpoint, untrained=True).cpu(), reporter or Silent()
-    size = declared_image_size(network) or (32, 32)
+    network, size = network_and_size(model, checkpoint, images.images)
+    reporter = reporter or Silent()
     calibration, selection = _shares(images, size)
     facts = known_facts(model, checkpoint, labels, metadata)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):

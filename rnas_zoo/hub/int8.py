@@ -11,7 +11,7 @@ from typing import Any
 from .. import data
 from ..attacks import Threat
 from ..deploy.onnx_export import write_model
-from ..deploy.quantize import quantize
+from ..deploy.quantize import MAX_CLEAN_LOSS, quantize
 from ..deploy.shipped import lost, within_budget
 from ..engine.progress import Reporter, Silent
 from ..errors import UsageError
@@ -32,6 +32,7 @@ def ship_int8(
     protocols: Sequence[str] = ("fast",),
     n: int | None = 256,
     seed: int = 0,
+    max_clean_loss: float = MAX_CLEAN_LOSS,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Add model.int8.onnx, its evidence and its report (in export.json) to a release folder, and write its card anew.
@@ -44,6 +45,7 @@ def ship_int8(
         data_name: the data set that the folder's evidence is about.
         protocols: the first one decides. Not `quick`, whose Square attacks the int8 file only: the two would not be
             comparable.
+        max_clean_loss: see `quantize`.
 
     Returns:
         The report of `quantize`, with `accuracy`: the two accuracies (fractions) of model.safetensors and of the file
@@ -60,7 +62,8 @@ def ship_int8(
     asked |= {"device": "cpu", "reporter": reporter}
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / FILE
-        report = quantize(folder, file, dataset.train, threat=threat, seed=seed, reporter=reporter)
+        chosen: dict[str, Any] = {"threat": threat, "seed": seed, "max_clean_loss": max_clean_loss}
+        report = quantize(folder, file, dataset.train, reporter=reporter, **chosen)
         found = [verify(file, protocol=protocol, **asked) for protocol in dict.fromkeys(protocols)]
         run = found[0].run
         before = _same_run(folder, run) or verify(folder, protocol=run["protocol"], **asked).run

