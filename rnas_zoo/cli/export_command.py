@@ -85,6 +85,7 @@ def command(
     rnas-zoo export RELEASE_FOLDER -o model.int8.onnx --quantize int8 --data cifar10
     rnas-zoo export RELEASE_FOLDER --quantize int8 --data cifar10 --n 1000 --save
     rnas-zoo export RELEASE_FOLDER --bundle DIR
+    rnas-zoo export model.int8.onnx --bundle DIR
     rnas-zoo export rnas_cl_s5 -o untrained.onnx
     """
     from ..attacks import Threat
@@ -100,8 +101,8 @@ def command(
     stages(protocol)
     if device not in ("auto", "cpu"):
         raise UsageError(f"export works on the CPU, got --device {device}")
+    changed = resize or fp16 or opset is not None or form_input != "float32-nchw" or output != "logits"
     if save:
-        changed = resize or fp16 or opset is not None or form_input != "float32-nchw" or output != "logits"
         if not quantize or not data_name or out or bundle or checkpoint or changed:
             raise UsageError("--save goes with --quantize int8, --data and a release folder, and with no other form")
         _save(ref, data_name, image_size, Threat(norm, eps), protocol, n, seed, max_clean_loss, threads, as_json)
@@ -117,6 +118,11 @@ def command(
         checked_output(out, force)
     if bundle is not None and bundle.exists() and not force:
         raise OutputExistsError(f"{bundle} exists already and was left as it is. Choose another --bundle, or --force.")
+    if ref.endswith(".onnx") and bundle is not None and not (out or changed or quantize or data_name):
+        beside = Path(ref).parent / "check.npz"
+        found = write_bundle(ref, bundle, check=beside if beside.is_file() else None, overwrite=force)
+        print_json({"bundle": found}) if as_json else _print_bundle(found, bundle)
+        return
     asked: dict[str, Any] = {"threat": Threat(norm, eps), "seed": seed, "checkpoint": checkpoint}
     with computing(threads), reporter() as progress, tempfile.TemporaryDirectory() as folder:
         file = out or Path(folder) / "model.onnx"
@@ -208,9 +214,13 @@ def _print(report: dict[str, Any], out: Path | None, bundle: Path | None) -> Non
     if "accuracy" in report:
         _print_accuracy(report["accuracy"])
     if bundle is not None:
-        checked = report["bundle"]["check"]
-        text = f", checked on {checked['images']} images" if checked else ""
-        click.echo(f"{bundle}: {', '.join(report['bundle']['files'])}{text}")
+        _print_bundle(report["bundle"], bundle)
+
+
+def _print_bundle(found: dict[str, Any], bundle: Path) -> None:
+    checked = found["check"]
+    text = f", checked on {checked['images']} images" if checked else ""
+    click.echo(f"{bundle}: {', '.join(found['files'])}{text}")
 
 
 def _print_rounded(report: dict[str, Any]) -> None:

@@ -268,10 +268,18 @@ def test_files_called_like_a_name_without_weights_are_not_untrained(export, tmp_
     (tmp_path / f"{UNTRAINED}.py").write_text(MODULE)
     code, _, err = export(f"{UNTRAINED}.py:build", "-o", f"{UNTRAINED}.onnx")
     assert (code, err) == (0, "")
-    code, _, err = export(f"{UNTRAINED}.onnx", "--bundle", "out")
+    assert "weights" not in Session(tmp_path / f"{UNTRAINED}.onnx", "cpu").metadata
+
+
+def test_an_onnx_file_can_be_bundled_as_it_is_and_not_exported_again(export, tmp_path):
+    assert export(REF, "-o", "m.onnx")[0] == 0
+    code, out, err = export("m.onnx", "--bundle", "out")
     assert (code, err) == (0, "")
-    session = Session(tmp_path / "out" / "model.onnx", "cpu")
-    assert "weights" not in session.metadata
+    assert out.splitlines() == ["out: README.md, model.onnx, runtime.py"]
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    code, out, err = export("m.onnx", "-o", "again.onnx")
+    assert (code, out) == (2, "")
+    assert "m.onnx is an ONNX file already: export the model that it was made of" in err
 
 
 def test_a_bundle_alone_leaves_no_other_file(export, tmp_path):
