@@ -1,0 +1,71 @@
+"""int8 files in release folders: kept with their evidence, or left out and said so."""
+
+import json
+import shutil
+
+import pytest
+
+from rnas_zoo.attacks import Threat
+from rnas_zoo.errors import UsageError
+from rnas_zoo.files import sha256_file
+from rnas_zoo.hub import card, int8
+from rnas_zoo.hub.int8 import FILE, ship_int8
+from rnas_zoo.verification import evidence
+from rnas_zoo.verification.folder_check import check_files
+
+THREAT = Threat("linf", "16/255")
+
+
+@pytest.fixture
+def folder(release, tmp_path):
+    return shutil.copytree(release, tmp_path / release.name)
+
+
+def ship(folder):
+    return ship_int8(folder, "digits", threat=THREAT, protocols=("fast",), n=24)
+
+
+def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch):
+    monkeypatch.setattr(int8, "within_budget", lambda losses: True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".onnx", ".safetensors")}
+    exported = json.loads((folder / "export.json").read_text())
+    report = ship(folder)
+    assert report["kept"]
+    assert report["sha256"] == sha256_file(folder / FILE)
+    assert report["bytes"] == (folder / FILE).stat().st_size < report["float_bytes"]
+    (run,) = (run for run in evidence.read(folder)[0] if run["subject"]["kind"] == "int8")
+    assert run["subject"] == {"kind": "int8", "file": FILE, "sha256": report["sha256"]}
+    assert (run["protocol"], run["n"], run["eps"]) == ("fast", 24, "16/255")
+    assert list(run["attacks"]) == ["apgd-ce", "apgd-ce-fp", "halving-t", "halving-t-fp", "square"]
+    assert report["accuracy"]["int8"] == {"clean": run["clean_accuracy"], "robust": run["robust_accuracy"]}
+    assert json.loads((folder / "export.json").read_text()) == {**exported, "int8": json.loads(json.dumps(report))}
+    assert check_files(folder) == []
+    card.check(folder)
+    text = (folder / "README.md").read_text()
+    assert f"| {FILE} | digits test, first 24 |" in text
+    assert "is the same network in 8 bits" in text
+    assert "apgd-ce-fp" not in text
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+
+
+def test_a_file_that_costs_much_is_left_out_and_the_folder_says_so(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(int8, "within_budget", lambda losses: asked.append(losses))
+    report = ship(folder)
+    found = report["accuracy"]
+    assert asked == [{name: found["model"][name] - found["int8"][name] for name in ("clean", "robust")}]
+    assert not report["kept"]
+    assert not (folder / FILE).exists()
+    assert {run["subject"]["kind"] for run in evidence.read(folder)[0]} == {"torch", "onnx"}
+    assert "sha256" not in json.loads((folder / "export.json").read_text())["int8"]
+    assert check_files(folder) == []
+    card.check(folder)
+    assert "is not shipped: clean accuracy" in (folder / "README.md").read_text()
+
+
+def test_only_release_folders_with_an_onnx_file(folder, tmp_path):
+    with pytest.raises(UsageError, match="is no release folder with an ONNX file"):
+        ship(tmp_path)
+    (folder / "export.json").unlink()
+    with pytest.raises(UsageError, match="is no release folder with an ONNX file"):
+        ship(folder)
