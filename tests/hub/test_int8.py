@@ -1,11 +1,13 @@
 """int8 files in release folders: kept with their evidence, or left out and said so."""
 
+import functools
 import json
 import shutil
 
 import pytest
 
 from rnas_zoo.attacks import Threat
+from rnas_zoo.deploy.quantize import SETTINGS, quantize
 from rnas_zoo.errors import UsageError
 from rnas_zoo.files import sha256_file
 from rnas_zoo.hub import card, int8
@@ -17,7 +19,8 @@ THREAT = Threat("linf", "16/255")
 
 
 @pytest.fixture
-def folder(release, tmp_path):
+def folder(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "quantize", functools.partial(quantize, settings=SETTINGS[:2]))
     return shutil.copytree(release, tmp_path / release.name)
 
 
