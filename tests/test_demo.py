@@ -21,10 +21,11 @@ from rnas_zoo.reference import load
 def folder(tmp_path_factory):
     """A demo interrupted by SIGINT in its search (soon after on a slow machine), then finished by the same command.
 
-    It differs from a user's in its time and in attacking fewer images by AutoAttack.
+    It differs from a user's in its time and in attacking fewer images.
     """
     out = tmp_path_factory.mktemp("demo") / "demo"
-    program = "import sys; from rnas_zoo import cli, demo; demo.AUTOATTACK_IMAGES = 8; sys.exit(cli.run(sys.argv[1:]))"
+    fewer = "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES = 96, 8"
+    program = f"import sys; from rnas_zoo import cli, demo; {fewer}; sys.exit(cli.run(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "demo", "-o", str(out), "--time-budget", "45s"]
     environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
