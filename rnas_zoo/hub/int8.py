@@ -37,6 +37,8 @@ def ship_int8(
 ) -> dict[str, Any]:
     """Add model.int8.onnx, its evidence and its report (in export.json) to a release folder, and write its card anew.
 
+    What model.safetensors is compared with is evidence of the folder, measured now if it is not there yet.
+
     The file is calibrated on training images and attacked on test images (see `verification.protocols.stages`). If it
     loses more than half a point of clean or one point of robust accuracy to model.safetensors under the first protocol,
     it is left out, and export.json says so.
@@ -66,7 +68,11 @@ def ship_int8(
         report = quantize(folder, file, dataset.train, reporter=reporter, **chosen)
         found = [verify(file, protocol=protocol, **asked) for protocol in dict.fromkeys(protocols)]
         run = found[0].run
-        before = _same_run(folder, run) or verify(folder, protocol=run["protocol"], **asked).run
+        before = _same_run(folder, run)
+        if before is None:
+            measured = verify(folder, protocol=run["protocol"], **asked)
+            before = measured.run
+            evidence.append(folder, measured.run, measured.verdicts)
         pair = [{"clean": each["clean_accuracy"], "robust": each["robust_accuracy"]} for each in (before, run)]
         losses = lost(*pair)
         about = {"threat": str(threat), "protocol": run["protocol"], "n": run["n"], "model": pair[0], "int8": pair[1]}

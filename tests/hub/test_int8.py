@@ -59,7 +59,10 @@ def test_a_file_that_costs_much_is_left_out_and_the_folder_says_so(folder, monke
     assert asked == [{name: found["model"][name] - found["int8"][name] for name in ("clean", "robust")}]
     assert not report["kept"]
     assert not (folder / FILE).exists()
-    assert {run["subject"]["kind"] for run in evidence.read(folder)[0]} == {"torch", "onnx"}
+    runs = evidence.read(folder)[0]
+    assert {run["subject"]["kind"] for run in runs} == {"torch", "onnx"}
+    (beside,) = (run for run in runs if (run["subject"]["kind"], run["protocol"], run["n"]) == ("torch", "fast", 24))
+    assert found["model"] == {"clean": beside["clean_accuracy"], "robust": beside["robust_accuracy"]}
     assert "sha256" not in json.loads((folder / "export.json").read_text())["int8"]
     assert check_files(folder) == []
     card.check(folder)
