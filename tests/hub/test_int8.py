@@ -21,11 +21,13 @@ THREAT = Threat("linf", "16/255")
 @pytest.fixture
 def folder(release, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "quantize", functools.partial(quantize, settings=SETTINGS[:2]))
+    for count, fewer in (("CALIBRATION", 32), ("SELECTION", 64), ("ATTACKED", 32)):
+        monkeypatch.setattr(f"rnas_zoo.deploy.quantize.{count}", fewer)
     return shutil.copytree(release, tmp_path / release.name)
 
 
 def ship(folder):
-    return ship_int8(folder, "digits", threat=THREAT, protocols=("fast",), n=24)
+    return ship_int8(folder, "digits", threat=THREAT, protocols=("fast",), n=8)
 
 
 def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch):
@@ -38,14 +40,14 @@ def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch)
     assert report["bytes"] == (folder / FILE).stat().st_size < report["float_bytes"]
     (run,) = (run for run in evidence.read(folder)[0] if run["subject"]["kind"] == "int8")
     assert run["subject"] == {"kind": "int8", "file": FILE, "sha256": report["sha256"]}
-    assert (run["protocol"], run["n"], run["eps"]) == ("fast", 24, "16/255")
+    assert (run["protocol"], run["n"], run["eps"]) == ("fast", 8, "16/255")
     assert list(run["attacks"]) == ["apgd-ce", "apgd-ce-fp", "halving-t", "halving-t-fp", "square"]
     assert report["accuracy"]["int8"] == {"clean": run["clean_accuracy"], "robust": run["robust_accuracy"]}
     assert json.loads((folder / "export.json").read_text()) == {**exported, "int8": json.loads(json.dumps(report))}
     assert check_files(folder) == []
     card.check(folder)
     text = (folder / "README.md").read_text()
-    assert f"| {FILE} | digits test, first 24 |" in text
+    assert f"| {FILE} | digits test, first 8 |" in text
     assert "is the same network in 8 bits" in text
     assert "apgd-ce-fp" not in text
     assert all((folder / name).read_bytes() == content for name, content in before.items())
@@ -61,7 +63,7 @@ def test_a_file_that_costs_much_is_left_out_and_the_folder_says_so(folder, monke
     assert not (folder / FILE).exists()
     runs = evidence.read(folder)[0]
     assert {run["subject"]["kind"] for run in runs} == {"torch", "onnx"}
-    (beside,) = (run for run in runs if (run["subject"]["kind"], run["protocol"], run["n"]) == ("torch", "fast", 24))
+    (beside,) = (run for run in runs if (run["subject"]["kind"], run["protocol"], run["n"]) == ("torch", "fast", 8))
     assert found["model"] == {"clean": beside["clean_accuracy"], "robust": beside["robust_accuracy"]}
     assert "sha256" not in json.loads((folder / "export.json").read_text())["int8"]
     assert check_files(folder) == []
