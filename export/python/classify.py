@@ -28,7 +28,8 @@ def read(path, height, width):
 def main(model, *paths, top=3):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    labels, (_, height, width) = json.loads(metadata["labels"]), json.loads(metadata["input_size"])
+    labels, shape = json.loads(metadata["labels"]), session.get_inputs()[0].shape
+    height, width = json.loads(metadata["input_size"])[1:] if "input_size" in metadata else shape[2:]
     for path in paths:
         image = read(path, height, width)[None]
         if session.get_inputs()[0].type != "tensor(uint8)":

@@ -79,3 +79,14 @@ def test_without_arguments_it_says_how_it_is_used(classify):
     done = classify()
     assert done.returncode == 1
     assert "classify.py model.onnx picture.png" in done.stderr
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.parent.glob("*/*.onnx")), ids=lambda file: file.parent.name)
+def test_it_takes_every_file_of_the_zoo(classify, tmp_path, file):
+    with np.load(file.parent / "check.npz") as pack:
+        np.save(tmp_path / "a.npy", pack["images"][1])
+        Image.fromarray(pack["images"][1]).save(tmp_path / "a.png")
+    done = classify(str(file), "a.npy", "a.png")
+    assert done.returncode == 0, done.stderr
+    ((label, _),) = Session(file, provider="cpu").predict(np.load(tmp_path / "a.npy")[None])[0]
+    assert [line.split("\t")[1].split()[0] for line in done.stdout.splitlines()] == [label] * 2
