@@ -162,7 +162,7 @@ def _save(
     with computing(threads), reporter() as progress:
         asked: dict[str, Any] = {"image_size": image_size, "threat": threat, "n": n, "seed": seed}
         asked["max_clean_loss"] = max_clean_loss
-        report = ship_int8(ref, data_name, protocols=(protocol,), reporter=progress, **asked)
+        report = ship_int8(ref, data_name, protocol=protocol, reporter=progress, **asked)
     if as_json:
         print_json(report)
         return

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
@@ -25,7 +24,7 @@ from ..reference import load
 from ..subject_onnx import onnx_network
 from ..verification import evidence
 from .graph import to_onnx
-from .metadata import release_of
+from .metadata import is_untrained, release_of
 from .runtime import Session, SessionError
 
 BATCHES = (1, 32)
@@ -114,10 +113,9 @@ def resolve(ref: str | Path, settings: Settings) -> Model:
         return _of_file(Path(text), settings)
     folder = release_of(text)
     network = load(folder or text, untrained=True)
-    untrained = folder is None and timm.is_model(text) and not timm.is_model_pretrained(text)
     size = settings.image_size or declared_image_size(network) or (32, 32)
     name = folder.resolve().name if folder else text
-    return of_network(name, network, settings, size, untrained=untrained, folder=folder)
+    return of_network(name, network, settings, size, untrained=is_untrained(text), folder=folder)
 
 
 def of_network(

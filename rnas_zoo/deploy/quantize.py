@@ -84,7 +84,7 @@ class Trial:
     robust: float | None
 
 
-# Without `hardswish`: a convolution of integers to floats has no kernel in onnxruntime, and files were 4 times slower.
+# Without `hardswish`: a convolution of integers to floats has no kernel in onnxruntime, which then computes in float.
 SETTINGS = tuple(itertools.starmap(Setting, itertools.product((False, True), CALIBRATIONS, ("nothing", "depthwise"))))
 
 

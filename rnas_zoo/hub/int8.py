@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def ship_int8(
     *,
     image_size: int | tuple[int, int] | None = None,
     threat: Threat | None = None,
-    protocols: Sequence[str] = ("fast",),
+    protocol: str = "fast",
     n: int | None = 256,
     seed: int = 0,
     max_clean_loss: float = MAX_CLEAN_LOSS,
@@ -40,18 +39,17 @@ def ship_int8(
     What model.safetensors is compared with is evidence of the folder, measured now if it is not there yet.
 
     The file is calibrated on training images and attacked on test images (see `verification.protocols.stages`). If it
-    loses more than half a point of clean or one point of robust accuracy to model.safetensors under the first protocol,
+    loses more than half a point of clean or one point of robust accuracy to model.safetensors under the protocol,
     it is left out, and export.json says so.
 
     Args:
         data_name: the data set that the folder's evidence is about.
-        protocols: the first one decides. Not `quick`, whose Square attacks the int8 file only: the two would not be
-            comparable.
+        protocol: not `quick`, whose Square attacks the int8 file only: the two would not be comparable.
         max_clean_loss: see `quantize`.
 
     Returns:
         The report of `quantize`, with `accuracy`: the two accuracies (fractions) of model.safetensors and of the file
-        under the first protocol, and `kept`.
+        under the protocol, and `kept`.
 
     Raises:
         UsageError: no release folder with an ONNX file. CheckFailedError: see `quantize`.
@@ -59,6 +57,8 @@ def ship_int8(
     folder, reporter, threat = Path(folder), reporter or Silent(), threat or Threat()
     if not (folder / "config.json").is_file() or not (folder / "export.json").is_file():
         raise UsageError(f"{folder} is no release folder with an ONNX file (config.json, export.json)")
+    if protocol == "quick":
+        raise UsageError("an int8 file is compared by fast, standard or full: quick attacks it by more than its model")
     dataset = data.load(data_name, image_size)
     asked: dict[str, Any] = {"data_name": data_name, "image_size": image_size, "threat": threat, "n": n, "seed": seed}
     asked |= {"device": "cpu", "reporter": reporter}
@@ -66,11 +66,11 @@ def ship_int8(
         file = Path(work) / FILE
         chosen: dict[str, Any] = {"threat": threat, "seed": seed, "max_clean_loss": max_clean_loss}
         report = quantize(folder, file, dataset.train, reporter=reporter, **chosen)
-        found = [verify(file, protocol=protocol, **asked) for protocol in dict.fromkeys(protocols)]
-        run = found[0].run
+        found = verify(file, protocol=protocol, **asked)
+        run = found.run
         before = _same_run(folder, run)
         if before is None:
-            measured = verify(folder, protocol=run["protocol"], **asked)
+            measured = verify(folder, protocol=protocol, **asked)
             before = measured.run
             evidence.append(folder, measured.run, measured.verdicts)
         pair = [{"clean": each["clean_accuracy"], "robust": each["robust_accuracy"]} for each in (before, run)]
@@ -79,8 +79,7 @@ def ship_int8(
         report = {**report, "accuracy": about, "kept": within_budget(losses)}
         if report["kept"]:
             write_model(file.read_bytes(), folder / FILE)
-            for each in found:
-                evidence.append(folder, each.run, each.verdicts)
+            evidence.append(folder, run, found.verdicts)
         else:
             report = {name: value for name, value in report.items() if name not in ("file", "sha256")}
     exported = json.loads((folder / "export.json").read_text(encoding="utf-8"))

@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from ..deploy.runtime import ALLOWED
 from ..errors import DataError, closest
 from ..intervals import Interval, clopper_pearson
-
-ALLOWED = 1
 
 
 @dataclass(frozen=True)

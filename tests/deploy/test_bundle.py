@@ -51,7 +51,7 @@ def python(tmp_path_factory) -> Path:
                 if path.is_dir():
                     (packages / path.name).symlink_to(path, target_is_directory=True)
     except OSError as error:
-        pytest.skip(f"links cannot be made here: {error}")
+        pytest.skip(f"waits for a file system and rights that allow symbolic links: {error}")
     return next(path for path in folder.glob("*/python*") if path.stem == "python")
 
 

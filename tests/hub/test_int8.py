@@ -27,7 +27,7 @@ def folder(release, tmp_path, monkeypatch):
 
 
 def ship(folder):
-    return ship_int8(folder, "digits", threat=THREAT, protocols=("fast",), n=8)
+    return ship_int8(folder, "digits", threat=THREAT, protocol="fast", n=8)
 
 
 def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch):
