@@ -24,12 +24,13 @@ class Subject:
 
     Attributes:
         name: how reports call it.
-        kind: `torch`, `onnx`, or `int8` for an ONNX file that rounds its activations to whole numbers.
+        kind: `torch`, `onnx`, or `int8` for an ONNX file that keeps weights as 8-bit integers or computes on such.
         file, sha256: the weight or model file and its checksum; for a module in memory no file, and the checksum of
             its tensors.
         network: differentiable, images (N, 3, H, W) in [0, 1] to logits (for ONNX the twin of the graph); None where
             only scores can be had.
-        unrounded: of kind `int8`, the network without its rounding, which attacks follow as well.
+        rounds: of kind `int8`, whether it rounds its activations to whole numbers.
+        unrounded: of one that does, the network without its rounding, which attacks follow as well.
         judge: the logits that count (for ONNX the session's), of the same images.
         image_size: height and width it takes, None if any.
         num_classes: number of logits.
@@ -51,6 +52,7 @@ class Subject:
     preprocessing: dict[str, Any] | None = None
     grid: bool = False
     score_only: str | None = None
+    rounds: bool = False
     unrounded: nn.Module | None = None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .deploy.runtime import Session, SessionError
-from .deploy.twin import rounds_activations, twin
+from .deploy.twin import keeps_integers, rounds_activations, twin
 from .errors import OnnxFileError, ProviderError, UsageError
 from .files import sha256_file
 from .models.pixels import Preprocessed
@@ -61,8 +61,8 @@ def onnx_subject(
     classes = count_classes(judge, probe, device)
     kind, expected = onnx_kind(path), ((1, 3, *probe), classes)
     network, reason = _network_or_reason(path, how, grid, device, *expected)
-    unrounded = None
-    if kind == "int8" and network is not None:
+    rounds, unrounded = kind == "int8" and rounds_activations(path), None
+    if rounds and network is not None:
         unrounded, _ = _network_or_reason(path, how, grid, device, *expected, rounding=False)
     return Subject(
         name=Path(path).name,
@@ -76,14 +76,15 @@ def onnx_subject(
         preprocessing=None if how.changes_nothing else how.to_json(),
         grid=grid,
         score_only=reason,
+        rounds=rounds,
         unrounded=unrounded,
     )
 
 
 def onnx_kind(path: str | Path) -> str:
-    """`int8` for an ONNX file that rounds its activations to whole numbers, `onnx` for any other."""
+    """`int8` for an ONNX file that keeps weights as 8-bit integers or computes on such, `onnx` for any other."""
     try:
-        return "int8" if rounds_activations(path) else "onnx"
+        return "int8" if keeps_integers(path) else "onnx"
     except OnnxFileError:  # whoever loads it says why
         return "onnx"
 

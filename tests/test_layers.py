@@ -18,8 +18,8 @@ LAYERS = (
     ("models", "draw_cells", "draw", "draw_results", "draw_search", "draw_bench"),
     ("attacks", "engine"),
     (
-        "deploy.runtime", "deploy.surgery", "deploy.form", "deploy.graph", "deploy.straight_through", "deploy.twin",
-        "hub.download",
+        "deploy.runtime", "deploy.surgery", "deploy.weight_only", "deploy.form", "deploy.graph",
+        "deploy.straight_through", "deploy.twin", "hub.download",
     ),
     ("subject", "subject_onnx", "reference"),
     ("training",),

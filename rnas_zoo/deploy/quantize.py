@@ -29,6 +29,7 @@ from .runtime import Session
 from .shipped import latency
 from .surgery import forget_origins, shorten_names
 from .twin import twin
+from .weight_only import round_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -38,9 +39,9 @@ CALIBRATION_BATCH = 64
 SMALLEST = 32  # images that calibrate or select at least
 MAX_CLEAN_LOSS = 0.01
 STEPS = 10
-ALIKE = 0.01  # robust accuracies closer than this are told apart by the size of the file
+AS_FAST = 1.05  # times the float file's time: closer than two timings of one file are
 CALIBRATIONS = {"minmax": "MinMax", "percentile": "Percentile"}
-IN_FLOAT = ("nothing", "depthwise", "hardswish")
+IN_FLOAT = ("nothing", "depthwise", "hardswish", "activations")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Setting:
     Attributes:
         per_channel: one scale per output channel of a weight instead of one per weight.
         calibration: range of activations, `minmax` or `percentile` (99.999 %).
-        in_float: what is left as it is: `nothing`, `depthwise` (grouped convolutions), or `hardswish` (what
-            convolutions give: HardSwish, which onnxruntime computes in float anyway, then takes it unrounded).
+        in_float: what is left as it is: `nothing`, `depthwise` (grouped convolutions), `hardswish` (what
+            convolutions give: HardSwish, which onnxruntime computes in float anyway, then takes it unrounded), or
+            `activations` (all of them: see `weight_only`; nothing is calibrated).
 
     Raises:
         UsageError: an unknown choice.
@@ -85,7 +87,11 @@ class Trial:
 
 
 # Without `hardswish`: a convolution of integers to floats has no kernel in onnxruntime, which then computes in float.
-SETTINGS = tuple(itertools.starmap(Setting, itertools.product((False, True), CALIBRATIONS, ("nothing", "depthwise"))))
+SETTINGS = (
+    *itertools.starmap(Setting, itertools.product((False, True), CALIBRATIONS, ("nothing", "depthwise"))),
+    Setting(False, in_float="activations"),
+    Setting(True, in_float="activations"),
+)
 
 
 def quantize(
@@ -104,10 +110,11 @@ def quantize(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Write a model as one int8 .onnx file (QuantizeLinear and DequantizeLinear around every operator).
+    """Write a model as one int8 .onnx file.
 
     The first images calibrate, the next ones select: of the settings within the budget of clean accuracy the one that
-    is most accurate on adversarial images is kept, among equals (to one point) the smallest file.
+    is most accurate on adversarial images is kept, among equals the smallest file. Weights are rounded by every
+    setting; activations, by QuantizeLinear and DequantizeLinear around every operator, by most.
 
     Args:
         images: training images of the size the network takes; test images must not be among them.
@@ -150,7 +157,7 @@ def quantize(
             "(--max-clean-loss); nothing was written"
         )
     top = max(trial.robust or 0.0 for trial, _ in kept)
-    equals = [pair for pair in kept if top - (pair[0].robust or 0.0) <= ALIKE + 1e-9]
+    equals = [pair for pair in kept if pair[0].robust == top]
     chosen, proto = min(equals, key=lambda pair: pair[0].bytes)
     times = latency({"float32": floats, "int8": proto.SerializeToString()}, Form(), size)
     dress(proto, form, size)
@@ -191,13 +198,13 @@ def _better(before: int, after: int, times: Mapping[str, Any]) -> str:
     """Which of the two files to take, in words."""
     size = f"int8 has {after / before:.2f} times the size"
     ratio = times["int8"]["1"]["p50"] / times["float32"]["1"]["p50"]
-    if ratio <= 1:
+    if ratio <= AS_FAST:
         return f"int8 ({size} and takes {ratio:.2f} times the time at batch 1)"
     return f"float32, unless size counts ({size} but takes {ratio:.2f} times the time at batch 1)"
 
 
 def quantized(source: Path, calibration: np.ndarray, setting: Setting) -> onnx.ModelProto:
-    """The graph of a float32 file with int8 weights and uint8 activations.
+    """The graph of a float32 file with int8 weights, and uint8 activations unless the setting leaves them in float.
 
     Args:
         calibration: images uint8 (N, H, W, 3).
@@ -206,6 +213,10 @@ def quantized(source: Path, calibration: np.ndarray, setting: Setting) -> onnx.M
     from onnxruntime import quantization
 
     model = onnx.load(str(source))
+    if setting.in_float == "activations":
+        round_weights(model, setting.per_channel)
+        shorten_names(model)
+        return model
     shorten_names(model)
     left = [node.name for node in model.graph.node if setting.in_float == "depthwise" and _grouped(node)]
     unrounded = {"OpTypesToExcludeOutputQuantization": ["Conv"]} if setting.in_float == "hardswish" else {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import OnnxFileError
 from .surgery import sort_nodes
+from .weight_only import fold, keeps_int8_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -88,6 +89,18 @@ def rounds_activations(path: str | Path) -> bool:
     return rounds_activations(_checked(path))
 
 
+def keeps_integers(path: str | Path) -> bool:
+    """Whether an ONNX file keeps its weights as 8-bit integers, or computes on such.
+
+    Raises:
+        OnnxFileError: the file is no ONNX model.
+    """
+    from .straight_through import rounds_activations
+
+    model = _checked(path)
+    return keeps_int8_weights(model) or rounds_activations(model)
+
+
 def _checked(path: str | Path) -> onnx.ModelProto:
     import onnx
 
@@ -108,6 +121,7 @@ def _convertible(model: onnx.ModelProto, grid: bool, rounding: bool) -> onnx.Mod
 
     if grid:
         straight_through.take_floats(model)
+    fold(model)
     straight_through.fold_constants(model)
     model = shape_inference.infer_shapes(model)  # converters ask for ranks; nobody infers any behind operators of ours
     if not rounding:

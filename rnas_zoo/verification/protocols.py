@@ -83,13 +83,13 @@ FEW_QUERIES = Stage("square", square, Square(queries=500), scores=True)
 UNROUNDED = "-fp"  # ends the names of attacks that follow the network without its rounding
 
 
-def stages(protocol: str, rounded: bool = False) -> tuple[Stage, ...]:
+def stages(protocol: str, int8: bool = False, rounds: bool = False) -> tuple[Stage, ...]:
     """The attacks of a protocol.
 
     Args:
-        rounded: of a model that rounds its activations (int8): each attack that follows gradients is run through
-            rounding that counts as the identity, and then through the network without rounding; Square, with 500
-            queries, ends a protocol that has none.
+        int8: of an int8 file: Square, with 500 queries, ends a protocol that has none.
+        rounds: of one that rounds its activations as well: each attack that follows gradients is run through rounding
+            that counts as the identity, and then through the network without rounding.
 
     Raises:
         UnknownNameError: no such protocol.
@@ -97,14 +97,17 @@ def stages(protocol: str, rounded: bool = False) -> tuple[Stage, ...]:
     if protocol not in PROTOCOLS:
         known = list(CHOICES)
         raise UnknownNameError(f"unknown protocol {protocol!r}.{closest(protocol, known)} Known: {', '.join(known)}")
-    if not rounded:
-        return PROTOCOLS[protocol]
     found: list[Stage] = []
     for stage in PROTOCOLS[protocol]:
-        found += [stage] if stage.scores else [stage, replace(stage, name=stage.name + UNROUNDED, unrounded=True)]
-    return (*found, *([] if any(stage.name == "square" for stage in found) else [FEW_QUERIES]))
+        found.append(stage)
+        if rounds and not stage.scores:
+            found.append(replace(stage, name=stage.name + UNROUNDED, unrounded=True))
+    if int8 and all(stage.name != "square" for stage in found):
+        found.append(FEW_QUERIES)
+    return tuple(found)
 
 
-def parameters(protocol: str, rounded: bool = False) -> dict[str, dict[str, Any]]:
+def parameters(protocol: str, int8: bool = False, rounds: bool = False) -> dict[str, dict[str, Any]]:
     """Every parameter of every attack, for the record; see `stages`."""
-    return {stage.name: asdict(stage.config) for stage in stages(protocol, rounded) if stage.config is not None}
+    attacks = stages(protocol, int8, rounds)
+    return {stage.name: asdict(stage.config) for stage in attacks if stage.config is not None}

@@ -143,8 +143,9 @@ def verify(
         chosen = _subject(model, checkpoint=checkpoint, preprocessing=preprocessing, **options)
         source = None if transfer_from is None else _subject(transfer_from, **options)
         images.check_fit(chosen, pixels, labels, dataset["name"])
-        rounded = chosen.kind == "int8" and source is None and adversarial is None
-        attacks = stages(protocol, rounded)
+        int8 = chosen.kind == "int8" and source is None and adversarial is None
+        asked = (int8, int8 and chosen.rounds)
+        attacks = stages(protocol, *asked)
         begin, hashes = time.monotonic(), hashes_of(pixels)
         identity = {
             "subject": chosen.sha256,
@@ -153,7 +154,7 @@ def verify(
             "norm": threat.norm,
             "eps": threat.eps_text,
             "protocol": protocol,
-            "params": parameters(protocol, rounded),
+            "params": parameters(protocol, *asked),
             "seed": seed,
             "preprocessing": chosen.preprocessing,
             "source": source.sha256 if source else None,

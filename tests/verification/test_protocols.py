@@ -171,7 +171,7 @@ def test_an_unknown_protocol_names_the_nearest_and_all(wrong, near):
     ],
 )
 def test_a_rounded_model_is_attacked_through_both_networks_and_by_square(protocol, found):
-    rounded, plain = stages(protocol, True), {stage.name: stage for stage in stages(protocol)}
+    rounded, plain = stages(protocol, True, True), {stage.name: stage for stage in stages(protocol)}
     assert [stage.name for stage in rounded] == found.split()
     assert all(len(stage.name) <= 16 for stage in rounded), "stored as U16"
     for stage in rounded[:-1]:
@@ -181,6 +181,9 @@ def test_a_rounded_model_is_attacked_through_both_networks_and_by_square(protoco
     last = rounded[-1]
     assert (last.config, last.scores, last.unrounded) == (plain["square"].config if "square" in plain else
                                                           Square(queries=500), True, False)  # fmt: skip
-    assert parameters(protocol, True) == {stage.name: dataclasses.asdict(stage.config) for stage in rounded}
-    assert list(parameters(protocol, True)) == found.split()
+    assert parameters(protocol, True, True) == {stage.name: dataclasses.asdict(stage.config) for stage in rounded}
+    assert list(parameters(protocol, True, True)) == found.split()
     assert not any(stage.unrounded for stage in stages(protocol))
+    float_activations = stages(protocol, True)
+    assert [stage.name for stage in float_activations] == [n for n in found.split() if not n.endswith(UNROUNDED)]
+    assert list(parameters(protocol, True)) == [stage.name for stage in float_activations]
