@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .deploy.runtime import Session, SessionError
+from .deploy.runtime import Session
+from .deploy.session_errors import translated
 from .deploy.twin import keeps_integers, rounds_activations, twin
-from .errors import OnnxFileError, ProviderError, UsageError
+from .errors import OnnxFileError, UsageError
 from .files import sha256_file
 from .models.pixels import Preprocessed
 from .preprocessing import Preprocessing
@@ -43,10 +44,8 @@ def onnx_subject(
         OnnxFileError: no valid model of images. ProviderError: the provider cannot be used. UsageError: preprocessing
             that the graph cannot have, or no logits.
     """
-    try:
+    with translated():
         session = Session(path, provider, threads=torch.get_num_threads())
-    except SessionError as error:
-        raise (ProviderError if "Provider" in str(error) else OnnxFileError)(str(error)) from error
     grid = session.input_type is np.uint8
     how = graph_preprocessing(path, session.input_shape, grid, preprocessing)
     before = Preprocessed(nn.Identity(), how, grid)  # on the CPU, where the session takes its arrays from

@@ -19,7 +19,7 @@ LAYERS = (
     ("attacks", "engine"),
     (
         "deploy.runtime", "deploy.surgery", "deploy.weight_only", "deploy.form", "deploy.graph",
-        "deploy.straight_through", "deploy.twin", "hub.download",
+        "deploy.straight_through", "deploy.twin", "deploy.session_errors", "hub.download",
     ),
     ("subject", "subject_onnx", "reference"),
     ("training",),
@@ -28,6 +28,7 @@ LAYERS = (
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
         "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
+        "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo",
         "hub.int8", "hub.export_index", "hub.publish", "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),

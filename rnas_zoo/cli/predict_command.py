@@ -43,19 +43,13 @@ def command(
     rnas-zoo predict model.onnx photo.jpg --top-k 3
     rnas-zoo predict RELEASE_FOLDER photos/ --json
     """
-    from ..deploy.runtime import ImageError, Session, SessionError
-    from ..errors import DataError, OnnxFileError, ProviderError
+    from ..deploy.runtime import Session
+    from ..deploy.session_errors import translated
 
     path = _onnx_file(ref, name)
-    try:
+    with translated():
         session = Session(path, provider, threads or 0)
         found = list(session.classify(images, top_k, batch_size))
-    except ImageError as error:
-        raise DataError(str(error)) from error
-    except SessionError as error:
-        raise (ProviderError if "ExecutionProvider was asked for" in str(error) else OnnxFileError)(
-            str(error)
-        ) from error
     if as_json:
         answers = [
             {"image": image, "top": [{"label": label, "probability": share} for label, share in top]}

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckFailedError, DataError, OnnxFileError
+from ..errors import CheckFailedError, DataError
 from ..files import atomic_folder, make_readable, sha256_file
 from . import runtime
+from .session_errors import translated
 
 README = """\
 # {name}
@@ -57,10 +58,8 @@ def write_bundle(
         OutputExistsError: `out` exists and `overwrite` is false.
     """
     onnx_path = Path(onnx_path)
-    try:
+    with translated():
         session = runtime.Session(onnx_path, "cpu")
-    except runtime.SessionError as error:
-        raise OnnxFileError(str(error)) from error
     quantized = session.metadata.get("precision") == "int8"
     checked = None if check is None else _checked(session, onnx_path, check, quantized)
     with atomic_folder(out, overwrite=overwrite) as folder:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..engine.device import resolve_device
-from ..errors import ImageSizeError, OnnxFileError, ProviderError, UsageError
+from ..errors import ImageSizeError, UsageError
 from ..files import sha256_file
 from ..hub import results
 from ..hub.sections import threat_name
@@ -25,7 +25,8 @@ from ..subject_onnx import onnx_network
 from ..verification import evidence
 from .graph import to_onnx
 from .metadata import is_untrained, release_of
-from .runtime import Session, SessionError
+from .runtime import Session
+from .session_errors import translated
 
 BATCHES = (1, 32)
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
@@ -192,10 +193,8 @@ def _declared_size(session: Session) -> Size:
 
 
 def _session(source: Path | bytes, settings: Settings) -> Session:
-    try:
+    with translated():
         return Session(source, resolve_device(settings.device).type, threads=torch.get_num_threads())
-    except SessionError as error:
-        raise (ProviderError if "Provider" in str(error) else OnnxFileError)(str(error)) from error
 
 
 def _of_session(

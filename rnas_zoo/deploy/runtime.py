@@ -42,6 +42,10 @@ class SessionError(RuntimeError):
     """The file is no usable model, or the execution provider is not the one asked for."""
 
 
+class ProviderUnavailableError(SessionError):
+    """The execution provider asked for is not the one that onnxruntime would use."""
+
+
 class ImageError(SessionError):
     """Images that cannot be read, or that the model does not take."""
 
@@ -194,7 +198,7 @@ def _open(path: str | Path | bytes, provider: str, threads: int) -> Any:
             "was removed: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them"
         )
     if provider not in (*PROVIDERS, "auto"):
-        raise SessionError(f"unknown provider {provider!r}, known are auto, {', '.join(sorted(PROVIDERS))}")
+        raise ProviderUnavailableError(f"unknown provider {provider!r}, known are auto, {', '.join(sorted(PROVIDERS))}")
     if not isinstance(path, bytes) and not Path(path).is_file():
         raise SessionError(f"{path}: no such file")
     available = onnxruntime.get_available_providers()
@@ -202,7 +206,7 @@ def _open(path: str | Path | bytes, provider: str, threads: int) -> Any:
     if provider == "auto":
         wanted = "cuda" if PROVIDERS["cuda"] in available and _cuda_driver() else "cpu"
     elif PROVIDERS[provider] not in available:
-        raise SessionError(_refusal(provider, built=False))
+        raise ProviderUnavailableError(_refusal(provider, built=False))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -218,7 +222,7 @@ def _open(path: str | Path | bytes, provider: str, threads: int) -> Any:
             name = "the model" if isinstance(path, bytes) else path
             raise SessionError(f"{name} is not a usable ONNX model: {str(error).splitlines()[0]}") from error
     if provider != "auto" and session.get_providers()[0] != PROVIDERS[provider]:
-        raise SessionError(_refusal(provider, said=said.getvalue()))
+        raise ProviderUnavailableError(_refusal(provider, said=said.getvalue()))
     session.disable_fallback()  # else a run that fails on the GPU is repeated on the CPU
     return session
 
