@@ -17,7 +17,8 @@ _API = {
     "Threat": "attacks.threat",
     "Preprocessing": "preprocessing",
     "load": "reference",
-    "list_models": "reference",
+    "download": "hub.download",
+    "list_models": "hub.zoo",
     "search": "searching.run",
     "train": "training.run",
     "package": "hub.release",
@@ -28,6 +29,7 @@ __all__ = [
     "Preprocessing",
     "Threat",
     "__version__",
+    "download",
     "export",
     "list_models",
     "load",
@@ -40,9 +42,11 @@ __all__ = [
 if TYPE_CHECKING:
     from .attacks.threat import Threat
     from .deploy.onnx_export import export
+    from .hub.download import download
     from .hub.release import package
+    from .hub.zoo import list_models
     from .preprocessing import Preprocessing
-    from .reference import list_models, load
+    from .reference import load
     from .searching.run import search
     from .training.run import train
     from .verification.run import verify

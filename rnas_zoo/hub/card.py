@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
-from .. import data, genotype
+from .. import genotype
+from ..attacks import Threat
 from ..engine.config import read_toml
 from ..errors import CheckFailedError, DataError
 from ..files import sha256_file, write_text
@@ -19,47 +19,18 @@ from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
-from ..verification.protocols import UNROUNDED
-from . import sections
+from . import citation, measured, sections, usage
+from .card_data import front_matter
+from .results import markdown_table
 
-NORM_NAMES = {"linf": "L∞", "l2": "L2"}
-ATTACK_NAMES = {
-    "noise": "random noise (control)",
-    "fgsm": "FGSM",
-    "pgd20": "PGD-20",
-    "apgd-ce": "APGD-CE",
-    "apgd-t": "then APGD-T",
-    "fab-t": "then FAB-T",
-    "square": "then Square",
-    "halving-t": "then targeted APGD on the nearest classes",
-    "pgd100": "then PGD-100 x 5",
-    "margin-pgd-t": "then targeted margin PGD-100",
-    "mi-fgsm": "MI-FGSM",
-    "margin-pgd": "margin PGD",
-    "given": "given images",
-}
 QUICK_WARNING = (
     "The protocol `quick` is random noise, FGSM and PGD-20. It is weaker than AutoAttack: the true robust accuracy "
     "is at most the figure shown, and usually a few points lower."
 )
-
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
-def _columns(runs: list[dict[str, Any]]) -> list[str]:
-    """The attacks that the table shows: each once, whichever way through a rounded network it took."""
-    names = dict.fromkeys(name for run in runs for name in run["attacks"])
-    return [name for name in names if not name.endswith(UNROUNDED)]
-
-
-def _under(run: dict[str, Any], attack: str) -> str:
-    """Accuracy under an attack, or a dash where the run did not use it."""
-    if attack not in run["attacks"]:
-        return "–"
-    return sections.percent(evidence.accuracy_under(run, attack))
-
-
-def describe_training(recipe: Mapping[str, Any], threat: str) -> str:
+def describe_training(recipe: Mapping[str, Any], threat: Threat | str) -> str:
     """What the weights learned from."""
     objective, teacher = recipe["objective"], recipe.get("teacher")
     helped = f" and the teacher `{teacher}`" if teacher else ""
@@ -76,80 +47,99 @@ def describe_training(recipe: Mapping[str, Any], threat: str) -> str:
     return f"adversarial training with {called}{helped}{averaged} at {threat}"
 
 
-def _introduction(objective: str, dataset: str, run: dict[str, Any], threat: str) -> str:
-    kinds = {
-        "clean": "A non-robust (standard training) image classifier",
-        "rnas_cl": "An image classifier distilled from a robust teacher, never trained on adversarial images,",
-    }
-    return (
-        f"{kinds.get(objective, 'A robust image classifier')} for {dataset}: {sections.percent(run['clean_accuracy'])} "
-        f"clean accuracy, {sections.percent(run['robust_accuracy'])} under {threat} perturbations "
-        f"(protocol `{run['protocol']}`, {run['n']} test images)."
+def _introduction(folder: Path, config: Mapping[str, Any], run: dict[str, Any], training: str, size: str) -> str:
+    """What the model is, and what was measured: a sentence each."""
+    kinds = {"clean": "A non-robust image classifier", "rnas_cl": "An image classifier"}
+    objective = read_toml(folder / "recipe.toml")["objective"]
+    height, width = config["pretrained_cfg"]["input_size"][1:]
+    kind = kinds.get(objective, "A robust image classifier")
+    what = (
+        f"{kind} for {config['rnas_zoo']['dataset']} ({height}x{width} RGB in [0, 1], {len(config['label_names'])} "
+        f"classes): `{config['architecture']}` with {size}, from {training}."
     )
+    low, high = run["interval"]
+    called = "AutoAttack (protocol `standard`)" if run["protocol"] == "standard" else f"protocol `{run['protocol']}`"
+    result = (
+        f"Of {run['n']:,} test images it classifies {sections.percent(run['clean_accuracy'])} correctly (95 % interval "
+        f"{sections.interval(run['clean_accuracy'], run['n'])}), and **{sections.percent(run['robust_accuracy'])}** "
+        f"({sections.percent(low)} to {sections.percent(high)}) under every attack of {called} "
+        f"with {sections.threat_name(run)}{sections.twin_clause(folder, run)}."
+    )
+    return f"{what} {result}"
 
 
 def describe_architecture(found: genotype.Genotype) -> str:
-    """One line on where an architecture comes from."""
+    """Where an architecture comes from: name and status, paper or search with its cost, source, and what to know."""
     source = found.provenance
-    if source.get("status") == "ours":
-        cost = source.get("cost", {})
-        return (
-            f"`{found.name}`, found by our search with method `{source.get('method')}` on {source.get('dataset')} "
+    status, note = source.get("status", "unknown origin"), source.get("note")
+    if "cost" in source:
+        cost, on = source["cost"], source.get("dataset")
+        kind = ", a reconstruction of the paper's," if status == "reconstructed" else ""
+        origin = (
+            f"`{found.name}`, found by our search with method `{source.get('method')}`{kind} on {on} "
             f"({cost.get('architecture_steps')} architecture steps, {cost.get('seconds')} s on {cost.get('device')}); "
             f"hash `{found.hash[:12]}`, whole configuration in `genotype.json`."
         )
-    status = source.get("status", "unknown origin")
-    return f"`{found.name}` ({status}), {source.get('paper', '')}; hash `{found.hash[:12]}`."
+    else:
+        paper = f", {source['paper']}" if source.get("paper") else ""
+        origin = f"`{found.name}` ({status}){paper}; hash `{found.hash[:12]}`."
+        if source.get("source"):
+            origin += f" Source: {source['source']}."
+    return f"{origin} {note}" if note else origin
 
 
 def render(folder: str | Path) -> str:
     """The card of a release folder, front matter included.
 
     Raises:
-        DataError: the folder has no evidence.
+        DataError: the folder has no evidence, or its config.json no licence.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    runs, _ = evidence.read(folder)
+    runs, verdicts = evidence.read(folder)
     if not runs:
         raise DataError(f"{folder} has no evidence: run `rnas-zoo verify {folder} --data ... --save` first")
-    shown = evidence.strongest(runs)
+    if not config["pretrained_cfg"].get("license"):
+        raise DataError(f"{folder / 'config.json'} names no licence: add pretrained_cfg.license, such as mit")
     recipe = read_toml(folder / "recipe.toml")
-    network = load(folder)
-    export = folder / "export.json"
-    onnx = json.loads(export.read_text(encoding="utf-8")) if export.is_file() else None
-    name = config["rnas_zoo"]["name"]
+    trained = Threat(recipe["norm"], recipe["eps"])
+    shown = _in_order(evidence.strongest(runs), trained)
     first = shown[0]
-    threat = f"{NORM_NAMES[first['norm']]} {first['eps']}"
+    network = load(folder)
+    onnx = sections.read(folder, "export.json")
+    name, input_size = config["rnas_zoo"]["name"], tuple(config["pretrained_cfg"]["input_size"])
     own = folder / "genotype.json"
     found = genotype.load(own) if own.is_file() else None
-    dataset = config["rnas_zoo"]["dataset"]
+    paper = citation.reference(config["architecture"], found)
+    training = describe_training(recipe, trained)
+    macs = count_macs(network, input_size)
+    size = f"{count_parameters(network):,} parameters and {macs / 1e6:.2f} million multiply-accumulates per image"
+    matter = front_matter(config, recipe, shown, searched=found is not None, onnx=onnx is not None)
     text = (
-        Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
         .from_string(TEMPLATE.read_text(encoding="utf-8"))
         .render(
             name=name,
-            intro=_introduction(recipe["objective"], dataset, first, threat),
-            size=config["pretrained_cfg"]["input_size"][1:],
-            classes=config["label_names"],
-            params=count_parameters(network),
-            macs=count_macs(network, tuple(config["pretrained_cfg"]["input_size"])),
-            runs=shown,
-            attacks=_columns(shown),
-            attack_names=ATTACK_NAMES,
-            norm_names=NORM_NAMES,
-            percent=sections.percent,
-            under=_under,
+            intro=_introduction(folder, config, first, training, size),
+            results=measured.results(shown, runs),
+            flags=measured.flags(runs),
             warning=QUICK_WARNING if any(run["protocol"] == "quick" for run in shown) else "",
-            verify_command=verify_command(first),
-            claim_command=claim_command(first),
+            create=usage.create_block(name, input_size[1:]),
+            predict=usage.predict_block(onnx["file"]) if onnx else "",
+            verify=usage.verify_block(name, first),
+            took=measured.duration(first["seconds"]),
             onnx=onnx,
             parity=max(onnx["parity"].values()) if onnx else 0.0,
             compared=onnx.get("images", onnx["same_class"]) if onnx else 0,
             int8=sections.int8_section(folder, onnx or {}),
+            threats=measured.threats(runs),
+            protocols=measured.protocols(runs, verdicts),
+            images=measured.image_sets(runs, verdicts),
+            files=measured.files(runs),
+            versions=measured.versions(runs),
             architecture=describe_architecture(found) if found else f"`{config['architecture']}`, designed by hand.",
             drawn=found is not None,
-            objective=describe_training(recipe, threat),
+            objective=training,
             recipe=recipe,
             check=_count_check(folder),
             limits=sections.limits_section(folder),
@@ -157,9 +147,24 @@ def render(folder: str | Path) -> str:
             curve=sections.curve_section(folder),
             twin=sections.twin_sentence(folder),
             cost=sections.describe_cost(folder),
+            percent=sections.percent,
+            table=markdown_table,
+            license=config["pretrained_cfg"]["license"].upper(),
+            paper=citation.bibtex(paper) if paper else "",
+            cited=citation.sentence(found),
         )
     )
-    return f"---\n{_front_matter(name, dataset, shown).to_yaml()}\n---\n\n{text}"
+    return f"---\n{matter.to_yaml()}\n---\n\n{text}"
+
+
+def _in_order(runs: list[dict[str, Any]], trained: Threat) -> list[dict[str, Any]]:
+    """The first run of every file, then all further ones; those under the threat trained against come first."""
+    own = (trained.norm, trained.eps_text)
+    runs = sorted(runs, key=lambda run: (run["norm"], run["eps"]) != own)
+    first: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        first.setdefault(run["subject"]["file"], run)
+    return sorted(runs, key=lambda run: (run is not first[run["subject"]["file"]], run["subject"]["kind"] != "torch"))
 
 
 def write(folder: str | Path) -> None:
@@ -174,24 +179,6 @@ def write(folder: str | Path) -> None:
     write_text(folder / "README.md", text)
 
 
-def claim_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
-    """The command that compares a model with its card, image by image."""
-    target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
-    source = evidence.data_source(run["dataset"]) or ""
-    return f"rnas-zoo verify {target} --against-card" + ("" if source in data.DATASETS else f" --data {quote(source)}")
-
-
-def verify_command(run: dict[str, Any], folder: str = "FOLDER") -> str:
-    """The command that repeats an evidence run."""
-    target = folder if run["subject"]["kind"] == "torch" else f"{folder}/{run['subject']['file']}"
-    source, size = evidence.data_source(run["dataset"]) or "", run["dataset"].get("image_size")
-    resize = f" --image-size {data.spelled(tuple(size))}" if size else ""
-    return (
-        f"rnas-zoo verify {target} --data {quote(source)}{resize} --protocol {run['protocol']} --norm {run['norm']} "
-        f"--eps {run['eps']} --n {run['n']} --seed {run['seed']}"
-    )
-
-
 def _count_check(folder: Path) -> int:
     import numpy as np
 
@@ -199,49 +186,6 @@ def _count_check(folder: Path) -> int:
         return 0
     with np.load(folder / "check.npz", allow_pickle=False) as file:
         return len(file["labels"])
-
-
-def _front_matter(name: str, dataset: str, runs: list[dict[str, Any]]) -> ModelCardData:
-    results = []
-    for run in runs:
-        if run["subject"]["kind"] != "torch":
-            continue
-        threat = {
-            "norm": run["norm"],
-            "eps": run["eps"],
-            "protocol": run["protocol"],
-            "n": run["n"],
-            "seed": run["seed"],
-        }
-        figures = (
-            ("Accuracy", run["clean_accuracy"], {"n": run["n"]}),
-            (
-                f"Robust accuracy ({run['protocol']}, {NORM_NAMES[run['norm']]} {run['eps']})",
-                run["robust_accuracy"],
-                threat,
-            ),
-        )
-        for label, value, arguments in figures:
-            results.append(
-                EvalResult(
-                    task_type="image-classification",
-                    dataset_type=dataset,
-                    dataset_name=dataset,
-                    dataset_split=run["dataset"]["split"],
-                    metric_type="accuracy",
-                    metric_name=label,
-                    metric_value=round(value, 4),
-                    metric_args=arguments,
-                )
-            )
-    return ModelCardData(
-        library_name="timm",
-        license="mit",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "adversarial-robustness", "neural-architecture-search", "onnx"],
-        model_name=name,
-        eval_results=results,
-    )
 
 
 def check(folder: str | Path) -> None:

@@ -80,6 +80,7 @@ class Result:
         strongest: the strongest run with an adaptive protocol (`full`, `standard` or `fast`), None if there is none.
         cost: training time and machine, empty if the release does not say.
         sizes: the strongest adaptive run for each ε of the threat's norm, by increasing ε.
+        runs: every run on the weights.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Result:
     strongest: dict[str, Any] | None
     cost: str
     sizes: dict[str, dict[str, Any]]
+    runs: tuple[dict[str, Any], ...]
 
     @property
     def norm(self) -> str:
@@ -176,6 +178,7 @@ def read(folder: str | Path) -> Result:
         strongest=max((run for run in mine if run["protocol"] in ADAPTIVE), key=evidence.rank, default=None),
         sizes=_by_size(run for run in runs if run["norm"] == mine[0]["norm"]),
         cost=training_time(training) if training else "",
+        runs=tuple(runs),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..verification.limits import per_class
 from .twin import TWIN
 
 LIMITS, LABELS, TRAINING, CLASSES_FIGURE = "limits.json", "labels.npz", "training.json", "figures/classes.png"
+NORM_NAMES = {"linf": "L∞", "l2": "L2"}
 SHOWN_CLASSES = 20
 CORRUPTION_NAMES = {"gaussian_noise": "Gaussian noise", "gaussian_blur": "Gaussian blur", "jpeg": "JPEG"}
 
@@ -35,7 +36,13 @@ def interval(successes: float, n: int) -> str:
 
 def threat_name(run: dict[str, Any]) -> str:
     """`L∞ 8/255`."""
-    return f"{'L∞' if run['norm'] == 'linf' else 'L2'} {run['eps']}"
+    return f"{NORM_NAMES[run['norm']]} {run['eps']}"
+
+
+def images(run: dict[str, Any], table: Mapping[str, np.ndarray]) -> str:
+    """Which images: the first n in official order, or how many of the first."""
+    last = int(table["position"].max()) + 1
+    return f"first {run['n']:,}" if last == run["n"] else f"{run['n']:,} of the first {last:,}"
 
 
 def read(folder: Path, name: str) -> dict[str, Any] | None:
@@ -107,7 +114,7 @@ def classes_section(folder: Path, runs: list[dict[str, Any]]) -> dict[str, Any] 
     if not every:
         rows.sort(key=lambda row: row[1]["robust"])
         rows = rows[: SHOWN_CLASSES // 2] + rows[-SHOWN_CLASSES // 2 :]
-    return {"run": run, "rows": rows, "every": every, "threat": threat_name(run)}
+    return {"run": run, "rows": rows, "every": every, "threat": threat_name(run), "images": images(run, table)}
 
 
 def draw_classes(folder: Path, runs: list[dict[str, Any]]) -> None:
@@ -117,7 +124,7 @@ def draw_classes(folder: Path, runs: list[dict[str, Any]]) -> None:
         return
     run = found["run"]
     bars = [(name, row["clean"], row["robust"], tuple(row["interval"])) for name, row in found["rows"]]
-    title = f"By class: {found['threat']}, protocol {run['protocol']}, first {run['n']} images"
+    title = f"By class: {found['threat']}, protocol {run['protocol']}, {found['images'].replace(',', '')} images"
     draw_results.draw_classes(bars, folder / CLASSES_FIGURE, title=title)
 
 
@@ -132,20 +139,13 @@ def curve_section(folder: Path) -> dict[str, Any] | None:
     twin = (other or {}).get("curve")
     if twin and all(twin[key] == described[key] for key in ("norm", "protocol", "n")):
         beside = _by_size(twin["norm"], twin["points"])
-    return {
-        **described,
-        "norm_name": "L∞" if described["norm"] == "linf" else "L2",
-        "twin": other["name"] if other and beside else None,
-        "rows": [
-            (
-                size,
-                percent(accuracy),
-                interval(accuracy, described["n"]),
-                percent(beside[size]) if size in beside else "–",
-            )
-            for size, accuracy in _by_size(described["norm"], points).items()
-        ],
-    }
+    name, n = other["name"] if other and beside else None, described["n"]
+    sizes = _by_size(described["norm"], points)
+    rows = [[size, percent(accuracy), interval(accuracy, n)] for size, accuracy in sizes.items()]
+    if name:
+        rows = [[*row, percent(beside[row[0]]) if row[0] in beside else "–"] for row in rows]
+    header = [f"{NORM_NAMES[described['norm']]} ε", "accuracy", "95 % interval", *([f"`{name}`"] if name else [])]
+    return {**described, "twin": name, "header": header, "rows": rows}
 
 
 def _by_size(norm: str, points: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -162,6 +162,25 @@ def twin_sentence(folder: Path) -> str:
         f"has {percent(other['clean_accuracy'])} clean accuracy on the first {other['n']} images "
         f"(95 % interval {interval(other['clean_accuracy'], other['n'])})."
     )
+
+
+def twin_clause(folder: Path, run: dict[str, Any]) -> str:
+    """The clean twin's figures beside a run's, for the end of a sentence; empty if there is none.
+
+    Its robust accuracy is that under the run's threat model; where protocol or images are others, they are named.
+    """
+    other = read(folder, TWIN)
+    if not other:
+        return ""
+    clause = f"; its clean twin `{other['name']}`: {percent(other['clean_accuracy'])}"
+    if other["n"] != run["n"]:
+        clause += f" ({other['n']:,} images)"
+    for found in other.get("robust", ()):
+        if (found["norm"], found["eps"]) == (run["norm"], run["eps"]):
+            said = "" if found["protocol"] == run["protocol"] else f"protocol `{found['protocol']}`"
+            said += "" if found["n"] == run["n"] else f"{', ' if said else ''}{found['n']:,} images"
+            return f"{clause} and {percent(found['robust_accuracy'])}{f' ({said})' if said else ''}"
+    return clause
 
 
 def describe_cost(folder: Path) -> str:

@@ -13,6 +13,7 @@ from ..models.weights import bundled_releases, declared_digest
 from ..verification import evidence
 
 TWIN = "twin.json"
+ROBUST = ("norm", "eps", "protocol", "n", "robust_accuracy", "interval")
 
 
 def is_twin(config: dict[str, Any], other: Path) -> bool:
@@ -46,7 +47,7 @@ def find(folder: str | Path) -> Path | None:
 
 def attach(folder: str | Path, other: str | Path) -> None:
     """Write what the card shows of the clean twin `other` into `folder`/twin.json: its name, the digest of its weights,
-    its clean accuracy and its curve.
+    its clean accuracy, its strongest run for each threat model, and its curve.
 
     Raises:
         UsageError: `other` holds another network, or one that was not trained cleanly.
@@ -68,6 +69,7 @@ def attach(folder: str | Path, other: str | Path) -> None:
         "weights": declared_digest(config["pretrained_cfg"]),
         "n": widest["n"],
         "clean_accuracy": widest["clean_accuracy"],
+        "robust": [{key: run[key] for key in ROBUST} for run in evidence.strongest(runs)],
         "curve": None,
     }
     if (other / "limits.json").is_file():

@@ -15,7 +15,7 @@ from torch import nn
 from rnas_zoo import data
 from rnas_zoo.attacks import Threat
 from rnas_zoo.cli import run
-from rnas_zoo.hub import card
+from rnas_zoo.hub import usage
 from rnas_zoo.verification import claims, evidence, flags
 from rnas_zoo.verification.run import verify
 
@@ -401,7 +401,7 @@ def test_images_are_brought_to_a_size_that_the_next_claim_takes_over(record, zoo
     assert again["dataset"] == saved["dataset"]
     command = "rnas-zoo verify FOLDER --data digits --image-size 16x24 --protocol quick --norm linf --eps 8/255 --n 17"
     runs = {run["dataset"]["name"]: run for run in evidence.read(copy)[0]}
-    assert card.verify_command(runs["digits@16x24"]) == f"{command} --seed 0"
+    assert usage.verify_command(runs["digits@16x24"]) == f"{command} --seed 0"
     code, _, err = zoo(copy, "--data", "digits", "--image-size", "16x")
     assert code == 2
     assert "HEIGHTxWIDTH" in err

@@ -18,15 +18,18 @@ from rnas_zoo.verification.folder_check import check_files
 THREAT = Threat("linf", "16/255")
 
 
+ROUNDED, WEIGHTS_ALONE = SETTINGS[:1], SETTINGS[-1:]
+
+
 @pytest.fixture
 def folder(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(int8, "quantize", functools.partial(quantize, settings=SETTINGS[:2]))
     for count, fewer in (("CALIBRATION", 32), ("SELECTION", 64), ("ATTACKED", 32)):
         monkeypatch.setattr(f"rnas_zoo.deploy.quantize.{count}", fewer)
     return shutil.copytree(release, tmp_path / release.name)
 
 
-def ship(folder):
+def ship(folder, monkeypatch, settings=ROUNDED):
+    monkeypatch.setattr(int8, "quantize", functools.partial(quantize, settings=settings))
     return ship_int8(folder, "digits", threat=THREAT, protocol="fast", n=8)
 
 
@@ -34,7 +37,7 @@ def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch)
     monkeypatch.setattr(int8, "within_budget", lambda losses: True)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".onnx", ".safetensors")}
     exported = json.loads((folder / "export.json").read_text())
-    report = ship(folder)
+    report = ship(folder, monkeypatch)
     assert report["kept"]
     assert report["sha256"] == sha256_file(folder / FILE)
     assert report["bytes"] == (folder / FILE).stat().st_size < report["float_bytes"]
@@ -47,7 +50,7 @@ def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch)
     assert check_files(folder) == []
     card.check(folder)
     text = (folder / "README.md").read_text()
-    assert f"| {FILE} | digits test, first 8 |" in text
+    assert any(line.startswith(f"| `{FILE}` | ") and "| first 8 |" in line for line in text.splitlines())
     assert "is the same network in 8 bits" in text
     assert "apgd-ce-fp" not in text
     assert all((folder / name).read_bytes() == content for name, content in before.items())
@@ -56,7 +59,7 @@ def test_a_file_that_costs_little_is_kept_with_its_evidence(folder, monkeypatch)
 def test_a_file_that_costs_much_is_left_out_and_the_folder_says_so(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(int8, "within_budget", lambda losses: asked.append(losses))
-    report = ship(folder)
+    report = ship(folder, monkeypatch, WEIGHTS_ALONE)
     found = report["accuracy"]
     assert asked == [{name: found["model"][name] - found["int8"][name] for name in ("clean", "robust")}]
     assert not report["kept"]
@@ -71,9 +74,9 @@ def test_a_file_that_costs_much_is_left_out_and_the_folder_says_so(folder, monke
     assert "is not shipped: clean accuracy" in (folder / "README.md").read_text()
 
 
-def test_only_release_folders_with_an_onnx_file(folder, tmp_path):
+def test_only_release_folders_with_an_onnx_file(folder, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="is no release folder with an ONNX file"):
-        ship(tmp_path)
+        ship(tmp_path, monkeypatch)
     (folder / "export.json").unlink()
     with pytest.raises(UsageError, match="is no release folder with an ONNX file"):
-        ship(folder)
+        ship(folder, monkeypatch)

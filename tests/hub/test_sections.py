@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from rnas_zoo import resources
 from rnas_zoo.errors import CheckFailedError, DataError, UsageError
 from rnas_zoo.hub import card, sections, twin
 from rnas_zoo.verification import evidence
@@ -33,7 +34,7 @@ def test_the_card_has_every_number_of_limits_json(release):
     text = (release / "README.md").read_text(encoding="utf-8")
     found = json.loads((release / "limits.json").read_text(encoding="utf-8"))
     part = text.partition("## What it is not robust to")[2].partition("\n## ")[0]
-    assert len(found["rows"]) == part.count("\n| ") - 1
+    assert len(found["rows"]) == part.count("\n| ") - 2
     for row in found["rows"]:
         assert f"| {100 * row['accuracy']:.1f} % | {100 * row['interval'][0]:.1f} % to " in part
     assert "L2 0.5 (protocol `quick`)" in part
@@ -124,6 +125,26 @@ def test_a_clean_twin_s_numbers_stand_beside(folder, release, tmp_path):
     digest = config["pretrained_cfg"]["notes"][0].partition(":")[2]
     assert f"standard training, `rnas_cells.clean_digits` (tensors `{digest[:12]}`)" in text
     assert any(line.startswith("| 8/255 |") and line.endswith("| 12.3 % |") for line in text.splitlines())
+
+
+def test_a_clean_twin_s_robust_accuracy_stands_in_the_second_sentence(tmp_path):
+    cards = resources.folder("model_cards")
+    folder = shutil.copytree(cards / "rnas_cl_s3.nfgsm_cifar10_linf8", tmp_path / "copy")
+    twin.attach(folder, cards / "rnas_cl_s3.clean_cifar10")
+    assert json.loads((folder / "twin.json").read_text())["robust"][0]["eps"] == "8/255"
+    run = evidence.strongest(evidence.read(folder)[0])[0]
+    clause = sections.twin_clause(folder, run)
+    assert clause == "; its clean twin `rnas_cl_s3.clean_cifar10`: 87.8 % and 0.0 %"
+    assert f"AutoAttack (protocol `standard`) with L∞ 8/255{clause}." in card.render(folder)
+    assert sections.twin_clause(folder, {**run, "eps": "3/255"}) == clause.removesuffix(" and 0.0 %")
+    other = {**run, "protocol": "full", "n": 10}
+    assert sections.twin_clause(folder, other).endswith(
+        ": 87.8 % (1,000 images) and 0.0 % (protocol `standard`, 1,000 images)"
+    )
+    change_json(folder / "twin.json", lambda value: value.pop("robust"))
+    assert sections.twin_clause(folder, run) == clause.removesuffix(" and 0.0 %")
+    (folder / "twin.json").unlink()
+    assert sections.twin_clause(folder, run) == ""
 
 
 def test_curves_measured_otherwise_are_not_compared(folder, release, tmp_path):
