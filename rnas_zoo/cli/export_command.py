@@ -12,6 +12,7 @@ from .common import (
     DATA,
     compute_options,
     computing,
+    fetched,
     image_size_option,
     json_option,
     percent,
@@ -118,6 +119,7 @@ def command(
         checked_output(out, force)
     if bundle is not None and bundle.exists() and not force:
         raise OutputExistsError(f"{bundle} exists already and was left as it is. Choose another --bundle, or --force.")
+    ref = fetched(ref)
     if ref.endswith(".onnx") and bundle is not None and not (out or changed or quantize or data_name):
         beside = Path(ref).parent / "check.npz"
         found = write_bundle(ref, bundle, check=beside if beside.is_file() else None, overwrite=force)
@@ -226,8 +228,12 @@ def _print_bundle(found: dict[str, Any], bundle: Path) -> None:
 def _print_rounded(report: dict[str, Any]) -> None:
     setting, chosen = report["setting"], report["selection"]
     scale = "one scale per channel" if setting["per_channel"] else "one scale per tensor"
-    left = "" if setting["in_float"] == "nothing" else f", {setting['in_float']} left in float"
-    click.echo(f"setting: {scale}, {setting['calibration']} calibration{left} (best of {len(report['trials'])})")
+    if setting["in_float"] == "activations":
+        rounded = "weights alone"
+    else:
+        left = "" if setting["in_float"] == "nothing" else f", {setting['in_float']} left in float"
+        rounded = f"weights and activations, {setting['calibration']} calibration{left}"
+    click.echo(f"rounded: {rounded}, {scale} (best of {len(report['trials'])})")
     rows = [["", "size", "clean", "robust", "batch 1", "batch 32"]]
     for name, size, prefix in (("float32", report["float_bytes"], "float_"), ("int8", report["bytes"], "")):
         times = [f"{1e3 * report['latency'][name][batch]['p50']:.2f} ms" for batch in ("1", "32")]

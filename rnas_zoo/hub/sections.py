@@ -230,10 +230,13 @@ def int8_section(folder: Path, exported: dict[str, Any]) -> str:
         return f"An int8 file ({ratio:.2f} times the size) is not shipped: {measured}."
     times = report["latency"]
     slower = times["int8"]["1"]["p50"] / times["float32"]["1"]["p50"]
+    if report["setting"]["in_float"] == "activations":
+        what, attacked = "with its weights in 8 bits and everything else in float32", "through its own gradients"
+    else:
+        what, attacked = "in 8 bits", "through its rounding taken for the identity, through the network without it"
     return (
-        f"`{report['file']}` is the same network in 8 bits, {ratio:.2f} times the size of `{exported['file']}`, used "
+        f"`{report['file']}` is the same network {what}, {ratio:.2f} times the size of `{exported['file']}`, used "
         f"the same way; it took {slower:.1f} times the time at batch 1 where it was made ({times['threads']} CPU "
-        f"thread{'s' if times['threads'] > 1 else ''}). With it {measured}. It is attacked through its rounding taken "
-        "for the identity, through the network without its rounding, and by Square, and an image counts as robust only "
-        "if none of them breaks the int8 file itself."
+        f"thread{'s' if times['threads'] > 1 else ''}). With it {measured}. It is attacked {attacked}, and "
+        "by Square, and an image counts as robust only if nothing breaks the int8 file itself."
     )

@@ -228,7 +228,7 @@ def test_int8_is_written_beside_the_numbers_of_float32(export, asked, rounded, n
     code, out, err = export(REF, "-o", "m.onnx", "--quantize", "int8", "--data", data, "--force")
     assert code == 0, err
     lines = out.splitlines()
-    assert lines[1].startswith("setting: one scale per tensor, minmax calibration (best of 1)")
+    assert lines[1].startswith("rounded: weights and activations, minmax calibration, one scale per tensor (best of 1)")
     assert [line.split()[0] for line in lines[4:6]] == ["float32", "int8"]
     assert lines[7].startswith("the better file: ")
 

@@ -189,3 +189,26 @@ def test_limits_of_other_weights_fail_the_check_and_damaged_ones_are_named(folde
     (folder / "limits.json").write_text("{")
     with pytest.raises(DataError, match=r"limits\.json: damaged"):
         card.render(folder)
+
+
+@pytest.mark.parametrize(
+    ("in_float", "said", "unsaid"),
+    [
+        ("nothing", "the same network in 8 bits, 0.31 times", "float32"),
+        ("activations", "with its weights in 8 bits and everything else in float32, 0.31 times", "identity"),
+    ],
+)
+def test_the_card_says_what_of_an_int8_file_is_rounded(tmp_path, in_float, said, unsaid):
+    accuracy = {"clean": 0.689, "robust": 0.356}
+    report = {
+        "file": "model.int8.onnx", "bytes": 31, "float_bytes": 100, "kept": True, "setting": {"in_float": in_float},
+        "latency": {"int8": {"1": {"p50": 2.0}}, "float32": {"1": {"p50": 1.0}}, "threads": 2},
+        "accuracy": {"model": accuracy, "int8": {"clean": 0.691, "robust": 0.352}, "threat": "L∞ 8/255",
+                     "protocol": "fast", "n": 1000},
+    }  # fmt: skip
+    text = sections.int8_section(tmp_path, {"file": "model.onnx", "int8": report})
+    assert said in text
+    assert unsaid not in text
+    for part in ("68.9 % became 69.1 %", "35.6 % became 35.2 %", "2.0 times the time", "2 CPU threads", "Square"):
+        assert part in text
+    assert sections.int8_section(tmp_path, {"file": "model.onnx"}) == ""
