@@ -4,7 +4,7 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench results export web test-oldest clean
+.PHONY: demo test lint bench results export web site test-oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rnas-zoo demo
@@ -32,6 +32,10 @@ export: $(VENV)/.installed
 web: $(VENV)/.installed
 	$(BIN)/python export/web/build.py
 
+# The zoo page, into site/: a leaderboard and a page per model; with the web page if `make web` has built it.
+site: $(VENV)/.installed
+	$(BIN)/rnas-zoo site -o site --overwrite $(if $(wildcard export/web/dist/index.html),--web-demo export/web/dist)
+
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest
 
@@ -57,4 +61,4 @@ $(OLDEST)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) demo
+	rm -rf $(VENV) $(OLDEST) demo site

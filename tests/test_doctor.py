@@ -30,6 +30,7 @@ HEALTHY = {
     "onnxruntime-gpu": "1.31.1", "onnx2torch": "1.5.15", "huggingface_hub": "2.4.0", "safetensors": "0.8.0",
     "click": "8.5.1", "numpy": "2.4.6", "scipy": "1.17.1", "scikit-learn": "1.9.1", "matplotlib": "3.11.2",
     "Jinja2": "3.1.6", "wrapt": "2.5.2", "rich": "15.0.0", "pillow": "13.0.0",
+    "markdown-it-py": "4.3.0",
 }  # fmt: skip
 
 
