@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Validate and compare; write nothing.")
 @click.option(
     "--record/--no-record",
-    default=True,
-    show_default=True,
-    help="List the commit in model_cards/published.json: public repositories, folders of model_cards only.",
+    default=None,
+    help="List the commit in model_cards/published.json: public repositories, folders of model_cards only. "
+    "Done by default on huggingface.co.",
 )
 @json_option
 def command(
@@ -35,7 +35,7 @@ def command(
     private: bool,
     tag: str | None,
     dry_run: bool,
-    record: bool,
+    record: bool | None,
     as_json: bool,
 ) -> int:
     """Put a release folder on the Hub.

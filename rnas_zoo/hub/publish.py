@@ -93,7 +93,7 @@ def publish(
     private: bool = False,
     tag: str | None = None,
     dry_run: bool = False,
-    record: bool = True,
+    record: bool | None = None,
     endpoint: str | None = None,
     reporter: Reporter | None = None,
 ) -> Published:
@@ -104,15 +104,16 @@ def publish(
     folder. Without a difference there is no commit, but the comparison is made. After an interruption the same call
     goes on: what the Hub has is not sent again.
 
-    A folder of the registry (`model_cards/`) in a public repository on the client's own endpoint is then written into
-    `model_cards/published.json`, by which its weights can be had by name.
+    A folder of the registry (`model_cards/`) in a public repository is then written into `model_cards/published.json`, by
+    which its weights can be had by name.
 
     Args:
         to: owner/name; made if it does not exist.
         private: a new repository is visible to its owner only. By default it is what the owner's default is.
         tag: name for the commit.
         dry_run: compare only, and write nothing; public repositories need no token for this.
-        record: see above.
+        record: whether to write that list; by default on https://huggingface.co only, and never on another endpoint
+            than the client's own.
         endpoint: URL of the Hub; the client's own (HF_ENDPOINT) by default. All but https://huggingface.co are spoken
             to without xet.
 
@@ -133,7 +134,7 @@ def publish_all(
     private: bool = False,
     tag: str | None = None,
     dry_run: bool = False,
-    record: bool = True,
+    record: bool | None = None,
     endpoint: str | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[list[Published], dict[str, RnasZooError]]:
@@ -196,7 +197,7 @@ def examine(folder: str | Path, reporter: Reporter | None = None) -> Release:
 
 
 def _order(
-    endpoint: str | None, private: bool, tag: str | None, dry_run: bool, record: bool, reporter: Reporter | None
+    endpoint: str | None, private: bool, tag: str | None, dry_run: bool, record: bool | None, reporter: Reporter | None
 ) -> _Order:
     from huggingface_hub import HfApi
 
@@ -207,7 +208,8 @@ def _order(
         raise HubError(f"publishing needs a token that may write, and there is none: {LOGIN}")
     url = session.endpoint(endpoint)
     api = HfApi(endpoint=url, token=known, library_name="rnas_zoo", library_version=__version__)
-    return _Order(api, url, private, tag, dry_run, record and not dry_run, reporter or Silent())
+    recorded = not dry_run and (url == session.HUB if record is None else record)
+    return _Order(api, url, private, tag, dry_run, recorded, reporter or Silent())
 
 
 def _send(release: Release, repo: str, order: _Order) -> Published:

@@ -66,7 +66,7 @@ def test_the_token_is_in_nothing_that_is_printed_logged_or_written(cards, hub, c
     assert run(["publish", str(cards / NAME), "--to", REPO]) == 2
     hub.fail("error", "*/commit/main", status=403)
     assert run(["publish", "--all", str(cards), "--to", "owner", "--json"]) == 1
-    assert run(["publish", "--all", str(cards), "--to", "owner", "--tag", "v1"]) == 0
+    assert run(["publish", "--all", str(cards), "--to", "owner", "--tag", "v1", "--record"]) == 0
     assert any(seen.authorized for seen in hub.requests)
     shown = capfd.readouterr()
     assert TOKEN not in shown.out + shown.err + caplog.text
@@ -88,9 +88,9 @@ def test_a_dry_run_lists_what_would_go_and_sends_nothing(cards, hub, capsys):
 
 
 def test_the_same_again_says_that_there_is_nothing_to_do(cards, hub, capsys):
-    assert run(["publish", str(cards / NAME), "--to", REPO]) == 0
+    assert run(["publish", str(cards / NAME), "--to", REPO, "--record"]) == 0
     assert "listed in model_cards/published.json" in capsys.readouterr().out
-    assert run(["publish", str(cards / NAME), "--to", REPO, "--no-record"]) == 0
+    assert run(["publish", str(cards / NAME), "--to", REPO]) == 0
     out = capsys.readouterr().out
     commit = hub.store.at(REPO, "main").oid
     assert f"nothing to commit, the head is {commit}; downloaded again: every file is the folder's" in out

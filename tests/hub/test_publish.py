@@ -268,7 +268,7 @@ def test_files_that_come_back_different_are_named_and_nothing_is_tagged_or_recor
     assert "README.md" not in str(caught.value)
     assert hub.store.refs(REPO)["tags"] == {}
     assert not (cards / "published.json").exists()
-    done = send(folder, tag="v1")
+    done = send(folder, tag="v1", record=True)
     assert done.recorded
     assert not done.sent
 
@@ -451,7 +451,7 @@ def listed(cards):
 def test_what_was_published_of_the_registry_is_listed_and_the_rest_stays(cards, hub):
     before = {"repo": "someone/else", "commit": "0" * 40, "digest": "1" * 64}
     (cards / "published.json").write_text(json.dumps({"schema": 1, "models": {"rnas_x.y": before, NAME: before}}))
-    done = send(cards / NAME)
+    done = send(cards / NAME, record=True)
     config = json.loads((cards / NAME / "config.json").read_text())
     cfg = config["pretrained_cfg"]
     digest = cfg["notes"][0].removeprefix("tensors-sha256:")
@@ -460,13 +460,15 @@ def test_what_was_published_of_the_registry_is_listed_and_the_rest_stays(cards, 
     assert listed(cards) == {"schema": 1, "models": {NAME: entry, "rnas_x.y": before}}
 
 
-@pytest.mark.parametrize("why", ["private", "no record", "dry run", "other folder", "other Hub"])
+@pytest.mark.parametrize("why", ["private", "no record", "not huggingface.co", "dry run", "other folder", "other Hub"])
 def test_what_users_cannot_get_by_name_is_not_listed(cards, hub, monkeypatch, tmp_path, why):
-    options, folder = {}, cards / NAME
+    options, folder = {"record": True}, cards / NAME
     if why == "private":
         options["private"] = True
     elif why == "no record":
         options["record"] = False
+    elif why == "not huggingface.co":
+        del options["record"]
     elif why == "dry run":
         send(folder, record=False)
         options["dry_run"] = True
@@ -488,7 +490,7 @@ def test_a_damaged_list_is_found_before_anything_is_sent(cards, hub, text):
     change(cards / NAME)
     since = len(hub.requests)
     with pytest.raises(DataError, match=r"published\.json is no list of schema 1"):
-        send(cards / NAME)
+        send(cards / NAME, record=True)
     assert writes(hub, since) == []
     assert (cards / "published.json").read_text() == text
 
@@ -497,7 +499,7 @@ def test_all_releases_of_a_directory_go_to_repositories_of_their_names(cards, hu
     (cards / "README.md").write_text("no release")
     (cards / ".left.tmp").mkdir()
     shutil.copy(cards / NAME / "config.json", cards / ".left.tmp")
-    done, failed = publish_all(cards, "owner", tag="v1")
+    done, failed = publish_all(cards, "owner", tag="v1", record=True)
     assert failed == {}
     assert [each.name for each in done] == ["rnas_tiny.clean_digits", NAME]
     for each in done:
@@ -505,19 +507,19 @@ def test_all_releases_of_a_directory_go_to_repositories_of_their_names(cards, hu
         assert held(hub, each.repo, "v1") == digests(cards / each.name)
         assert listed(cards)["models"][each.name]["commit"] == each.commit
     since = len(hub.requests)
-    again, _ = publish_all(cards, "owner", tag="v1")
+    again, _ = publish_all(cards, "owner", tag="v1", record=True)
     assert [each.commit for each in again] == [each.commit for each in done]
     assert writes(hub, since) == []
 
 
 def test_one_release_that_fails_does_not_stop_the_others(cards, hub):
     hub.fail("error", "/api/models/owner/rnas_tiny.clean_digits/commit/main", status=403)
-    done, failed = publish_all(cards, "owner")
+    done, failed = publish_all(cards, "owner", record=True)
     assert [each.name for each in done] == [NAME]
     assert list(failed) == ["rnas_tiny.clean_digits"]
     assert "403" in str(failed["rnas_tiny.clean_digits"])
     assert list(listed(cards)["models"]) == [NAME]
-    done, failed = publish_all(cards, "owner")
+    done, failed = publish_all(cards, "owner", record=True)
     assert failed == {}
     assert set(listed(cards)["models"]) == {NAME, "rnas_tiny.clean_digits"}
 
