@@ -81,6 +81,10 @@ class InterruptedRunError(RnasZooError):
         self.exit_code = 128 + signum
 
 
+class HubError(RnasZooError, RuntimeError):
+    """The Hub could not be reached, or refused."""
+
+
 class ProviderError(RnasZooError, RuntimeError):
     """The execution provider asked for is not the one onnxruntime would use."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import importlib.util
 import json
@@ -17,7 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers the architectures)
+from .engine.progress import Reporter
 from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError, closest
+from .hub import client
+from .hub.download import download
 from .models.pixels import behind, in_pixels
 from .preprocessing import Preprocessing
 from .subject import Subject, as_logits, torch_subject, twin_error
@@ -28,9 +30,9 @@ __all__ = [
     "Reference",
     "Subject",
     "as_logits",
-    "list_models",
     "load",
     "load_weights",
+    "local_folder",
     "onnx_kind",
     "onnx_subject",
     "read_tensors",
@@ -40,16 +42,6 @@ __all__ = [
 ]
 
 Reference = str | Path | nn.Module
-
-
-def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names of this package's models, or with `pretrained` the `architecture.tag` names whose weights can be had."""
-    names = [
-        name
-        for module in ("baselines", "rnas_cells", "rnas_students", "teachers")
-        for name in timm.list_models(module=module, pretrained=pretrained, include_tags=pretrained)
-    ]
-    return sorted(name for name in names if fnmatch.fnmatch(name, filter))
 
 
 def load(
@@ -63,8 +55,8 @@ def load(
     """A network in evaluation mode that takes images (N, 3, H, W) in [0, 1].
 
     Args:
-        ref: a timm name, a release folder, `hf-hub:owner/name[@rev]`, an .onnx file (its differentiable twin),
-            `path/file.py:function` (runs that file), or a module.
+        ref: a timm name, a release folder, `hf-hub:owner/name[@rev]` (see `hub.download.fetch`), an .onnx file (its
+            differentiable twin), `path/file.py:function` (runs that file), or a module.
         checkpoint: weights for a timm name, a .safetensors file.
         untrained: a name without weights gives the untrained network (seed 0) instead of an error.
         preprocessing: what the model expects of its input; takes precedence over the normalisation that the
@@ -72,18 +64,18 @@ def load(
             get nothing but what is given here.
 
     Raises:
-        UnknownNameError, NoWeightsError, WeightsError, OnnxFileError, UsageError: see their messages.
+        UnknownNameError, NoWeightsError, WeightsError, HubError, DataError, OnnxFileError, UsageError: see their
+            messages.
     """
     if isinstance(ref, nn.Module):
         return behind(ref, preprocessing).to(device).eval()
-    text = str(ref)
+    text, folder = str(ref), local_folder(ref)
+    if folder is not None:
+        return in_pixels(_pretrained(_release_folder(folder)), preprocessing).to(device).eval()
     if text.endswith(".onnx"):
         return onnx_network(text, preprocessing).to(device).eval()
     if ".py:" in text:
         return behind(_from_python(text), preprocessing).to(device).eval()
-    if text.startswith("hf-hub:") or Path(text).is_dir():
-        network = _pretrained(text if text.startswith("hf-hub:") else _release_folder(Path(text)))
-        return in_pixels(network, preprocessing).to(device).eval()
     if not timm.is_model(text.split(".")[0]):
         known = timm.list_models()
         raise UnknownNameError(
@@ -100,6 +92,21 @@ def load(
     else:
         network = _pretrained(text)
     return in_pixels(network, preprocessing).to(device).eval()
+
+
+def local_folder(ref: Reference, reporter: Reporter | None = None) -> Path | None:
+    """The folder on this machine that a reference is, or that it names on the Hub, brought here by `hub.download`.
+
+    None for references of other forms. What asks for a folder's files resolves its reference once, by this.
+
+    Raises:
+        See `hub.download.fetch`.
+    """
+    if isinstance(ref, nn.Module):
+        return None
+    if client.is_hub(ref):
+        return download(str(ref), reporter=reporter)
+    return Path(ref) if Path(ref).is_dir() else None
 
 
 def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
@@ -214,10 +221,12 @@ def subject(
     if isinstance(ref, nn.Module):
         return torch_subject(ref, type(ref).__name__, device=device, image_size=image_size, preprocessing=preprocessing)
     text = str(ref)
-    if text.endswith(".onnx"):
+    if text.endswith(".onnx") and not client.is_hub(ref):
         return onnx_subject(text, device=device, image_size=image_size, preprocessing=preprocessing)
-    network = load(text, checkpoint=checkpoint, device=device, untrained=untrained, preprocessing=preprocessing)
-    folder = Path(text)
-    file = str(checkpoint) if checkpoint else str(folder / "model.safetensors") if folder.is_dir() else None
-    name = folder.name if folder.is_dir() else text
+    folder = local_folder(ref)
+    network = load(
+        folder or text, checkpoint=checkpoint, device=device, untrained=untrained, preprocessing=preprocessing
+    )
+    file = str(checkpoint) if checkpoint else str(folder / "model.safetensors") if folder else None
+    name = folder.name if folder and not client.is_hub(ref) else text
     return torch_subject(network, name, file=file, device=device, image_size=image_size)

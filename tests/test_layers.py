@@ -14,7 +14,7 @@ import rnas_zoo
 ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
     ("errors", "files", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
-     "intervals"),
+     "intervals", "hub.client"),
     ("models", "draw_cells", "draw", "draw_results", "draw_search", "draw_bench"),
     ("attacks", "engine"),
     (
@@ -28,8 +28,9 @@ LAYERS = (
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
         "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
-        "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo",
-        "hub.int8", "hub.export_index", "hub.publish", "hub.site", "doctor", "demo", "testing",
+        "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo", "hub.reverify",
+        "hub.int8", "hub.export_index", "hub.publish", "hub.registry", "hub.session", "hub.upload", "hub.validation",
+        "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),
 )  # fmt: skip

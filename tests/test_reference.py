@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rnas_zoo
-from rnas_zoo import reference
 from rnas_zoo.errors import NoWeightsError, OnnxFileError, UnknownNameError, UsageError, WeightsError
 from rnas_zoo.models.weights import tensor_digest
 from rnas_zoo.preprocessing import Preprocessing
@@ -156,14 +155,6 @@ def test_logits_of_arrays_are_those_of_the_network(networks, checkpoints):
     found = as_logits(chosen, pixels().numpy())
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected(networks, FOREIGN, pixels()).numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_models_are_listed_by_pattern():
-    every = reference.list_models()
-    assert {"rnas_vuln_h", "rnas_cells", "rnas_students", "rnas_cl_s7"} <= set(every)
-    assert reference.list_models("*cl_s*") == sorted(name for name in every if "cl_s" in name)
-    assert rnas_zoo.list_models("nothing*") == []
-    assert all(name.startswith("rnas_") for name in every)
 
 
 # --- forms that do not ------------------------------------------------------------------------------------------------

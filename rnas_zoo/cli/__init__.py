@@ -25,6 +25,9 @@ COMMANDS = {
     "predict": "Classify images with an ONNX file, without torch.",
     "bench": "Measure how long models take, beside what they are worth.",
     "card": "Write or check a release folder's card.",
+    "download": "Bring a release folder from the Hub.",
+    "publish": "Put a release folder on the Hub.",
+    "site": "Write a leaderboard of models as a static site.",
     "doctor": "Examine this installation.",
 }
 INTERNAL_ERROR = 70

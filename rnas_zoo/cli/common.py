@@ -113,6 +113,18 @@ image_size_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on standard output.")
 
 
+def fetched(ref: str) -> str:
+    """A model reference to resolve once: the folder of one on the Hub, brought here; any other as it is."""
+    from ..engine.progress import Lines
+    from ..hub import client
+
+    if not client.is_hub(ref):
+        return ref
+    from ..hub.download import download
+
+    return str(download(ref, reporter=Lines()))
+
+
 @contextmanager
 def computing(threads: int | None) -> Iterator[None]:
     """The block computes with so many CPU threads, and keeps the memory it frees."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, percent, print_json, table
+from .common import fetched, json_option, percent, print_json, table
 
 
 @click.command("predict")
@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Classify images with an ONNX file; torch is not needed.
 
-    REF is an .onnx file or a folder that holds one. An IMAGE is a PNG, JPEG, ... file, which is brought to the model's
-    size; an .npy or .npz file with uint8 images of that size; or a folder, searched at any depth.
+    REF is an .onnx file, a folder that holds one, or hf-hub:owner/name. An IMAGE is a PNG, JPEG, ... file, which is
+    brought to the model's size; an .npy or .npz file with uint8 images of that size; or a folder, searched at any
+    depth.
 
     \b
     rnas-zoo predict model.onnx photo.jpg --top-k 3
@@ -68,13 +69,15 @@ def _onnx_file(ref: str, name: str | None) -> Path:
     """The .onnx file that a reference stands for."""
     from ..errors import UsageError
 
+    given, ref = ref, fetched(ref)
     path = Path(ref)
     if path.is_dir():
         path /= name or "model.onnx"
+        made = path if given == ref else path.name
         if not path.is_file():
             there = ", ".join(sorted(file.name for file in Path(ref).glob("*.onnx")))
-            hint = f"--file chooses {there}" if there else f"make one with `rnas-zoo export {ref} -o {path}`"
-            raise UsageError(f"{ref} holds no {path.name}; {hint}")
+            hint = f"--file chooses {there}" if there else f"make one with `rnas-zoo export {given} -o {made}`"
+            raise UsageError(f"{given} holds no {path.name}; {hint}")
     elif path.suffix != ".onnx":
         raise UsageError(
             f"predict runs an .onnx file or a folder that holds one, and {ref} is neither; make one with "

@@ -15,6 +15,7 @@ from .common import (
     chosen_preprocessing,
     compute_options,
     computing,
+    fetched,
     image_size_option,
     json_option,
     percent,
@@ -42,7 +43,7 @@ from .common import (
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for a timm name (.safetensors).")
 @click.option("--transfer-from", metavar="REF", help="Attack this model and judge what breaks it by REF.")
 @click.option("--adversarial", type=click.Path(path_type=Path), help="Judge the images x_adv of an .npz file.")
-@click.option("--against-card", is_flag=True, help="Compare with the card of the release folder, image by image.")
+@click.option("--against-card", is_flag=True, help="Compare with the release's card: files, figures, image by image.")
 @click.option(
     "--against", type=click.Path(path_type=Path), help="Compare with a robustness.json or RobustBench's JSON."
 )
@@ -105,6 +106,7 @@ def command(
     \b
     rnas-zoo verify RELEASE_FOLDER --data digits --eps 16/255 --n 256
     rnas-zoo verify RELEASE_FOLDER --against-card
+    rnas-zoo verify hf-hub:owner/name --against-card --protocol fast
     rnas-zoo verify model.onnx --data images.npz --protocol quick --json
     rnas-zoo verify resnet18 --data cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26 --checkpoint W.safetensors
     rnas-zoo verify REF --data cifar10 --eps 2/255,4/255,8/255 --protocol fast
@@ -118,9 +120,9 @@ def command(
         return
     from ..engine import distribution
     from ..engine.progress import reporter
-    from ..errors import FlaggedError, OnnxFileError, UsageError, WeightsError
+    from ..errors import UsageError
     from ..files import write_text
-    from ..hub import card
+    from ..hub import card, client, reverify
     from ..verification import claims, evidence, flags
     from ..verification.request import Request
 
@@ -129,10 +131,12 @@ def command(
         return
     if ref is None:
         raise click.UsageError(
-            "Missing argument 'REF': a timm name, a release folder, an .onnx file, file.py:function."
+            "Missing argument 'REF': a timm name, a release folder, hf-hub:owner/name, an .onnx file, file.py:function."
         )
+    if save and client.is_hub(ref):
+        raise UsageError(f"--save writes into a folder of yours: `rnas-zoo download {ref} -o FOLDER` makes one")
     request = Request.make(
-        ref,
+        fetched(ref),
         data=data_name,
         image_size=image_size,
         protocol=protocol,
@@ -165,19 +169,19 @@ def command(
         if len(request.sizes) > 1:
             count, points = request.curve(**options, reporter=progress)
             if not quiet:
-                _print_curve(request, count, points, as_json)
+                _print_curve(ref, request, count, points, as_json)
             return
-        try:
-            report = request.verify(**options, reporter=progress)
-        except (FlaggedError, OnnxFileError, WeightsError):
-            outcome = request.refuted_by_files()
-            if outcome is None:
-                raise
-            if as_json and not quiet:
-                print_json({"claim": claims.as_json(outcome)})
-            elif not quiet:
-                click.echo(outcome.text)
-            raise click.exceptions.Exit(outcome.exit_code) from None
+        if against_card and request.folder is not None:
+            progress.say(f"comparing the files, answers and card of {ref} with its evidence")
+            found = reverify.examine(request.folder)
+            for note in found.notes:
+                progress.say(f"note: {note}")
+            if found.problems:
+                refuted = claims.refuted(found.problems)
+                if not quiet:
+                    print_json({"claim": claims.as_json(refuted)}) if as_json else click.echo(refuted.text)
+                raise click.exceptions.Exit(refuted.exit_code)
+        report = request.verify(**options, reporter=progress)
         if quiet:
             return
         outcome = request.outcome(report)
@@ -193,7 +197,7 @@ def command(
     elif as_json:
         print_json(report.run if outcome is None else {**report.run, "claim": claims.as_json(outcome)})
     else:
-        _print_report(request, report, outcome)
+        _print_report(ref, request, report, outcome)
     if outcome is not None and outcome.exit_code:
         raise click.exceptions.Exit(outcome.exit_code)
     if report.partial:
@@ -217,7 +221,7 @@ def _judge_predictions(context: click.Context, as_json: bool) -> None:
         raise UsageError("--pack goes with --predictions, a CSV file: index,clean,adversarial")
     if (given["pack"] is None) == (given["ref"] is None):
         raise UsageError("which images were predicted? give --pack check.npz, or a folder that holds check.npz as REF")
-    path = given["pack"] or Path(given["ref"]) / "check.npz"
+    path = given["pack"] or Path(fetched(given["ref"])) / "check.npz"
     pack = packs.read_pack(path)
     found = packs.compare(pack, packs.read_predictions(given["predictions"], pack))
     if as_json:
@@ -257,7 +261,7 @@ def _print_comparison(found: Any, path: Path, predictions: Path) -> None:
     click.echo(f"images with another class than ours: {differing} ({allowed})")
 
 
-def _print_report(request: Any, report: Any, outcome: Any) -> None:
+def _print_report(ref: str, request: Any, report: Any, outcome: Any) -> None:
     run = report.run
     rows = [
         ["attack", "broken", "accuracy", "passes per image"],
@@ -269,9 +273,7 @@ def _print_report(request: Any, report: Any, outcome: Any) -> None:
         rows.append([label, str(totals["broken"]), percent(report.accuracy_under(name)), each])
     low, high = run["interval"]
     rows.append(["all together", "", percent(report.robust_accuracy), f"{run['passes'] / run['n']:,.0f}"])
-    click.echo(
-        f"{request.ref} on {run['n']} images of {run['dataset']['name']}, {request.threat}, protocol {run['protocol']}"
-    )
+    click.echo(f"{ref} on {run['n']} images of {run['dataset']['name']}, {request.threat}, protocol {run['protocol']}")
     click.echo(table(rows))
     click.echo(f"95 % interval of robust accuracy: {percent(low)} to {percent(high)}; stronger attacks may lower it")
     for route, count in request.routes(report).items():
@@ -284,12 +286,12 @@ def _print_report(request: Any, report: Any, outcome: Any) -> None:
             click.echo("images: " + ", ".join(map(str, outcome.positions)))
 
 
-def _print_curve(request: Any, count: int, points: list[tuple[float, float]], as_json: bool) -> None:
+def _print_curve(ref: str, request: Any, count: int, points: list[tuple[float, float]], as_json: bool) -> None:
     if as_json:
         print_json({"norm": request.threat.norm, "protocol": request.protocol, "n": count, "curve": points})
         return
     rows = [["eps", "accuracy"]]
     rows += [[size, percent(accuracy)] for size, (_, accuracy) in zip(request.sizes, points, strict=True)]
     size = f" at {'x'.join(map(str, request.image_size))}" if request.image_size else ""
-    click.echo(f"{request.ref} on {count} images of {request.data}{size}, {request.norm}, protocol {request.protocol}")
+    click.echo(f"{ref} on {count} images of {request.data}{size}, {request.norm}, protocol {request.protocol}")
     click.echo(table(rows))

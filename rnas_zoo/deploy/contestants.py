@@ -17,10 +17,11 @@ from ..engine.device import resolve_device
 from ..errors import ImageSizeError, UsageError
 from ..files import sha256_file
 from ..hub import results
+from ..hub.client import is_hub
 from ..hub.sections import threat_name
 from ..models.pixels import declared_image_size
 from ..models.size import count_macs, count_parameters
-from ..reference import load
+from ..reference import load, local_folder
 from ..subject_onnx import onnx_network
 from ..verification import evidence
 from .graph import to_onnx
@@ -110,12 +111,12 @@ def pictures(n: int, size: Size) -> np.ndarray:
 def resolve(ref: str | Path, settings: Settings) -> Model:
     """The contestants of a reference of `reference.load`; see `bench.bench` for which and for errors."""
     text = str(ref)
-    if text.endswith(".onnx"):
+    if text.endswith(".onnx") and not is_hub(text):
         return _of_file(Path(text), settings)
-    folder = release_of(text)
+    folder = local_folder(text) if is_hub(text) else release_of(text)
     network = load(folder or text, untrained=True)
     size = settings.image_size or declared_image_size(network) or (32, 32)
-    name = folder.resolve().name if folder else text
+    name = folder.resolve().name if folder and not is_hub(text) else text
     return of_network(name, network, settings, size, untrained=is_untrained(text), folder=folder)
 
 

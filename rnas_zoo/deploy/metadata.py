@@ -13,8 +13,9 @@ from torch import nn
 
 from .. import __version__
 from ..genotype import Genotype
+from ..hub.download import download
 from ..models.pixels import Preprocessed
-from ..models.weights import bundled_releases, tensor_digest
+from ..models.weights import bundled_releases, published_releases, tensor_digest
 from ..reference import Reference
 from ..training.config import read_recipe
 from .form import Form
@@ -60,13 +61,14 @@ def is_untrained(model: Reference) -> bool:
 
 
 def release_of(ref: str) -> Path | None:
-    """The release folder that a reference is, or that a name's weights come from."""
+    """The release folder that a reference is, or that a name's weights come from (downloaded if they are published)."""
     if Path(ref).is_dir():
         return Path(ref) if (Path(ref) / "config.json").is_file() else None
     if not _is_name(ref) or not timm.is_model_pretrained(ref):
         return None
     cfg: Any = timm.get_pretrained_cfg(ref)
-    return bundled_releases().get(f"{cfg.architecture}.{cfg.tag}") if cfg else None
+    name = f"{cfg.architecture}.{cfg.tag}" if cfg else ""
+    return download(name) if name in published_releases() else bundled_releases().get(name)
 
 
 def _is_name(ref: str) -> bool:

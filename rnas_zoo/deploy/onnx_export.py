@@ -14,7 +14,7 @@ from .. import data
 from ..errors import CheckFailedError, OutputExistsError, RnasZooError, UsageError
 from ..files import atomic_path, sha256_file
 from ..models.pixels import declared_image_size
-from ..reference import Reference, load
+from ..reference import Reference, load, local_folder
 from .form import Form, dress, halve
 from .graph import EXPORTERS, to_onnx
 from .metadata import describe, known_facts
@@ -57,7 +57,7 @@ def export(
         CheckFailedError: the ONNX model is not the same function; nothing is written.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
-    out, form = checked_output(out, overwrite), form or Form()
+    out, form, model = checked_output(out, overwrite), form or Form(), local_folder(model) or model
     network, size = network_and_size(model, checkpoint, images)
     pixels = comparison_images(images, size)
     facts, failures = known_facts(model, checkpoint, labels, metadata), []

@@ -21,7 +21,7 @@ from ..attacks import PGD, Keys, Threat, pgd
 from ..engine.progress import Reporter, Silent
 from ..errors import CheckFailedError, UsageError
 from ..files import sha256_file
-from ..reference import Reference
+from ..reference import Reference, local_folder
 from .form import Form, dress
 from .metadata import describe, known_facts
 from .onnx_export import BATCHES, checked_output, comparison_images, export, network_and_size, write_model
@@ -131,6 +131,7 @@ def quantize(
     out, form, threat = checked_output(out, overwrite), form or Form(), threat or Threat()
     if form.precision != "float32":
         raise UsageError("int8 files are made of float32 ones: leave the precision out")
+    model = local_folder(model) or model
     network, size = network_and_size(model, checkpoint, images.images)
     reporter = reporter or Silent()
     calibration, selection = _shares(images, size)

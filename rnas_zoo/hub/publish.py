@@ -104,8 +104,8 @@ def publish(
     folder. Without a difference there is no commit, but the comparison is made. After an interruption the same call
     goes on: what the Hub has is not sent again.
 
-    A folder of the registry (`model_cards/`) in a public repository is then written into `model_cards/published.json`, by
-    which its weights can be had by name.
+    A folder of the registry (`model_cards/`) in a public repository is then written into
+    `model_cards/published.json`, by which its weights can be had by name.
 
     Args:
         to: owner/name; made if it does not exist.

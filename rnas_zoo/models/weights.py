@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .. import resources
 from ..errors import NoWeightsError, WeightsError
+from ..hub import client
 
 DIGEST_NOTE = "tensors-sha256:"
 SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
+WEIGHTS = "model.safetensors"
+PUBLISHED, PUBLISHED_SCHEMA = "published.json", 1
+_UNUSED = {"tag", "custom_load", "hf_hub_filename", "source", "architecture"} | SOURCES  # of a config.json's
 
 
 def pixel_cfg(**kwargs: Any) -> dict[str, Any]:
@@ -82,6 +88,41 @@ def bundled_releases() -> dict[str, Path]:
     return found
 
 
+def published_releases() -> dict[str, dict[str, Any]]:
+    """Releases on the Hub that `publish` has confirmed: `architecture.tag` to `repo`, `commit`, `digest` of the tensors
+    and, where it is kept, the `pretrained_cfg` of their config.json.
+
+    What cannot be read is left out with a warning that names the file.
+    """
+    path = resources.folder("model_cards") / PUBLISHED
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema"] != PUBLISHED_SCHEMA:
+            raise ValueError(f"schema {value['schema']!r}, this release reads {PUBLISHED_SCHEMA}")
+        entries = dict(value["models"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _warn(path, "models on the Hub are not offered by name", error)
+        return {}
+    found = {}
+    for name, entry in entries.items():
+        try:
+            client.split(f"{entry['repo']}@{entry['commit']}")
+            if not client.COMMIT.fullmatch(entry["commit"]) or not re.fullmatch("[0-9a-f]{64}", entry["digest"]):
+                raise ValueError("commit and digest are 40 and 64 hexadecimal digits")
+            PretrainedCfg(**_published_cfg(entry))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _warn(path, f"{name} is not offered by name", error)
+        else:
+            found[name] = entry
+    return found
+
+
+def _warn(path: Path, effect: str, error: Exception) -> None:
+    warnings.warn(f"{path}: {effect} ({error!r}); publish again, or remove it", stacklevel=3)
+
+
 def recommendation(name: str) -> tuple[bool, bool, float, str]:
     """A key that sorts `architecture.tag` names by what we recommend, the first of which is timm's default.
 
@@ -94,19 +135,36 @@ def recommendation(name: str) -> tuple[bool, bool, float, str]:
 
 
 def configurations(architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """timm default configurations: one per bundled release, or an untagged one without weights."""
-    releases = bundled_releases()
+    """timm default configurations: one per release that is bundled or published, or an untagged one without weights.
+
+    Of a release that is both, the bundled file is used.
+    """
+    bundled, published = bundled_releases(), published_releases()
     cfgs = {}
     for name, base in architectures.items():
-        tagged = sorted((key for key in releases if key.split(".")[0] == name), key=recommendation)
+        tagged = _tagged(name, {**published, **bundled})
         for key in tagged:
-            value = json.loads((releases[key] / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
-            value.pop("tag", None)
-            value.pop("custom_load", None)
-            cfgs[key] = {**base, **value, "file": str(releases[key] / "model.safetensors")}
+            cfgs[key] = {**base, **(_bundled_cfg(bundled[key]) if key in bundled else _published_cfg(published[key]))}
         if not tagged:
             cfgs[name] = base
     return cfgs
+
+
+def _tagged(architecture: str, names: Iterable[str]) -> list[str]:
+    return sorted((name for name in names if name.split(".")[0] == architecture), key=recommendation)
+
+
+def _bundled_cfg(folder: Path) -> dict[str, Any]:
+    value = json.loads((folder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+    value.pop("tag", None)
+    value.pop("custom_load", None)
+    return {**value, "file": str(folder / WEIGHTS)}
+
+
+def _published_cfg(entry: Mapping[str, Any]) -> dict[str, Any]:
+    stated = {key: value for key, value in (entry.get("pretrained_cfg") or {}).items() if key not in _UNUSED}
+    where = {"hf_hub_id": f"{entry['repo']}@{entry['commit']}", "hf_hub_filename": WEIGHTS}
+    return {**stated, **where, "notes": (DIGEST_NOTE + entry["digest"],)}
 
 
 def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, **kwargs: Any) -> Any:
@@ -114,11 +172,15 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
 
     The declared digest is that of the published weights: an overlay that names other weights takes it off.
 
+    From the Hub come safetensors alone, and a damaged file does not stay in the client's cache. The network itself carries
+    no digest, since its weights may be trained further: saved by timm, it would claim to be the published one.
+
     Raises:
         NoWeightsError: `pretrained` is asked for and no weights are published for `name`.
         WeightsError: the weight file is damaged or not the declared one.
+        HubError: the Hub cannot be reached, or refuses.
     """
-    overlay = kwargs.get("pretrained_cfg_overlay")
+    overlay, repo, revision = kwargs.get("pretrained_cfg_overlay"), "", None
     if overlay and "notes" not in overlay and SOURCES & overlay.keys():
         kwargs["pretrained_cfg_overlay"] = overlay = {**overlay, "notes": ()}
     if pretrained:
@@ -128,25 +190,38 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
             pretrained_cfg_overlay=overlay,
         )
         if not (cfg.has_weights or cfg.state_dict or cfg.source):
-            raise NoWeightsError(_no_weights(name))
+            raise NoWeightsError(no_weights(name))
+        if cfg.source == "hf-hub" or (cfg.hf_hub_id and not (cfg.source or cfg.file or cfg.state_dict)):
+            repo, revision = client.split(str(cfg.hf_hub_id))
+            kwargs["pretrained_cfg_overlay"] = {"hf_hub_filename": WEIGHTS, **(overlay or {})}
     try:
-        return build_model_with_cfg(
-            model_class,
-            name,
-            pretrained,
-            pretrained_filter_fn=check_digest,
-            feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2)},
-            **kwargs,
-        )
-    except SafetensorError as error:
+        with client.asking(repo, revision) if repo else nullcontext():
+            network: Any = build_model_with_cfg(
+                model_class,
+                name,
+                pretrained,
+                pretrained_filter_fn=check_digest,
+                feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2)},
+                **kwargs,
+            )
+    except (SafetensorError, WeightsError) as error:
+        file = client.cached(repo, revision, WEIGHTS, kwargs.get("cache_dir")) if repo else None
+        if file is not None and client.is_damaged(file):
+            client.forget(file)
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(f"the weight file of {name} is damaged or cut off ({error}). Download it again.") from error
     except FileNotFoundError as error:
         reason = str(error).partition("\n")[0] or "no such file"
         raise WeightsError(f"the weight file of {name} cannot be found ({reason}). Download it again.") from error
+    notes = [note for note in network.pretrained_cfg.get("notes") or () if not note.startswith(DIGEST_NOTE)]
+    network.pretrained_cfg = {**network.pretrained_cfg, "notes": tuple(notes)}
+    return network
 
 
-def _no_weights(name: str) -> str:
-    released = list(bundled_releases())
+def no_weights(name: str) -> str:
+    """What to say and do where an architecture has no weights."""
+    released = sorted({*bundled_releases(), *published_releases()})
     recipes = [path.name for path in resources.folder("recipes").glob("*.toml") if path.stem.split(".")[0] == name]
     near = get_close_matches(name, sorted({key.split(".")[0] for key in released}), cutoff=0.5)
     nearest = [key for architecture in near for key in released if key.split(".")[0] == architecture]

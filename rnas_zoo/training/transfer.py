@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from timm.models import load_model_config_from_hf
 from torch import nn
 
 from ..errors import UsageError, WeightsError
 from ..models.pixels import Preprocessed
-from ..reference import load
+from ..reference import load, local_folder
 
 
 def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
@@ -22,20 +20,12 @@ def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
 
     Raises:
         UsageError: a reference without a registered architecture (an .onnx file, a Python function).
-        WeightsError: a release folder without a readable config.json, or a Hub model that cannot be reached.
+        WeightsError: a release folder without a readable config.json.
+        HubError and others: see `hub.download.fetch`.
     """
-    if ref.startswith("hf-hub:"):
+    if folder := local_folder(ref):
         try:
-            _, name, arguments = load_model_config_from_hf(ref.removeprefix("hf-hub:"))
-        except OSError as error:
-            reason = str(error).partition("\n")[0]
-            raise WeightsError(
-                f"{ref}: its configuration cannot be had ({reason}). Check the connection and the name."
-            ) from error
-        return name, _but_classes(arguments)
-    if Path(ref).is_dir():
-        try:
-            value = json.loads((Path(ref) / "config.json").read_text(encoding="utf-8"))
+            value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             return str(value["architecture"]), _but_classes(value.get("model_args"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{ref} is not a release folder: its config.json cannot be read ({error!r})") from error

@@ -19,9 +19,7 @@ from ..attacks.threat import parse_eps
 from ..errors import CheckFailedError, DataError, UsageError
 from ..intervals import clopper_pearson
 from . import evidence, robustbench
-from .folder_check import check_files as check_files
 
-CLEAN_MARGIN = 1e-4
 _SAME_EPS = 1e-9
 
 
@@ -63,11 +61,6 @@ class Claim(NamedTuple):
     verdicts: list[dict[str, np.ndarray]]
 
 
-def limit(n: int) -> int:
-    """How many of n images may be broken although they were claimed robust: max(1, 0.5 % of n)."""
-    return max(1, n // 200)
-
-
 def compare(
     claimed_run: dict[str, Any],
     claimed_verdicts: dict[str, np.ndarray],
@@ -80,13 +73,13 @@ def compare(
 
     *Refuted*: `problems`; another file of the same kind; a clean verdict that disagrees although a clean margin
     exceeds 1e-4; records that do not add up to the stated numbers; or more images broken that were claimed robust than
-    `limit` allows. *Reproduced*: the same protocol and parameters, threat model and images, and none of that.
+    `evidence.limit` allows. *Reproduced*: the same protocol and parameters, threat model and images, and none of that.
     *Not refuted*: the rest; the reasons name what was weaker or fewer. Images without a verdict refute nothing.
 
     Args:
         claimed_run, claimed_verdicts: the claim's evidence record and its arrays.
         run, verdicts: the new ones. Their eps may be smaller than the claim's: what breaks there breaks at the claim's.
-        problems: what was found wrong elsewhere (see `check_files`).
+        problems: what was found wrong elsewhere (see `folder_check`).
 
     Raises:
         UsageError: another norm, a larger eps, other preprocessing, or kinds of file that cannot be compared.
@@ -109,10 +102,12 @@ def compare(
     old = {key: claimed_verdicts[key][rows] for key in evidence.PER_IMAGE}
     new = {key: verdicts[key][new_rows] for key in evidence.PER_IMAGE}
     judged = ~old["refused"].astype(bool) & ~new["refused"].astype(bool)
-    near = (np.abs(old["clean_margin"]) <= CLEAN_MARGIN) & (np.abs(new["clean_margin"]) <= CLEAN_MARGIN)
+    near = (np.abs(old["clean_margin"]) <= evidence.CLEAN_MARGIN) & (
+        np.abs(new["clean_margin"]) <= evidence.CLEAN_MARGIN
+    )
     disagree = judged & ~near & (old["clean_correct"].astype(bool) != new["clean_correct"].astype(bool))
     broken = judged & old["clean_correct"].astype(bool) & (old["broken_by"] == "") & (new["broken_by"] != "")
-    count, allowed = int(broken.sum()), limit(len(rows))
+    count, allowed = int(broken.sum()), evidence.limit(len(rows))
     if disagree.any():
         refuting.append(f"{int(disagree.sum())} clean verdicts disagree by more than rounding can explain")
     if count > allowed:
@@ -122,6 +117,11 @@ def compare(
     positions = [*old["position"][disagree | broken].tolist(), *foreign.tolist()]
     compared = f"{len(rows)} images were compared; {count} of those claimed robust are broken now."
     return _outcome(refuting, weaker, sorted(positions), claimed_run, run, compared)
+
+
+def refuted(problems: Sequence[str]) -> Outcome:
+    """The fate of a claim whose files refute it by themselves."""
+    return Outcome("refuted", list(problems), [], f"Refuted without a verification: {'; '.join(problems)}.")
 
 
 def compare_number(claim: float, run: dict[str, Any], claimed_run: dict[str, Any] | None = None) -> Outcome:

@@ -30,6 +30,7 @@ PER_IMAGE = (
     "refused",
 )
 STRENGTH = {"quick": 0, "fast": 1, "standard": 2, "full": 3}
+CLEAN_MARGIN = 1e-4  # of logits: what rounding may change
 EVERY_IMAGE = ("quick", "transfer")  # their attacks all try every image; the others try what those before left
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "subject": dict,
@@ -140,6 +141,11 @@ def _digest(table: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+def limit(n: int) -> int:
+    """How many of n images may be broken although they were claimed robust: max(1, 0.5 % of n)."""
+    return max(1, n // 200)
+
+
 def standing(verdicts: dict[str, np.ndarray]) -> np.ndarray:
     """Which images are classified correctly and broken by nothing, (N,); those without a verdict are not."""
     correct, refused = verdicts["clean_correct"].astype(bool), verdicts["refused"].astype(bool)
@@ -168,6 +174,23 @@ def check(run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
         if len(stated) != len(found) or any(not abs(a - b) <= 1e-9 for a, b in zip(stated, found, strict=True)):
             said, true = (", ".join(f"{value:.6g}" for value in values) for values in (stated, found))
             raise CheckFailedError(f"evidence does not add up: {name} is stated as {said}, its {n} records give {true}")
+    _check_attacks(run, verdicts["broken_by"], int(correct.sum()))
+
+
+def _check_attacks(run: dict[str, Any], broken_by: np.ndarray, correct: int) -> None:
+    """What each attack is stated to break; an image has one entry, that of the first attack to break it."""
+    try:
+        stated = {str(name): int(totals["broken"]) for name, totals in (run.get("attacks") or {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckFailedError(f"evidence does not add up: attacks do not say what they broke ({error!r})") from error
+    every = run["protocol"] in EVERY_IMAGE
+    for name, count in stated.items():
+        found = int((broken_by == name).sum())
+        if not (found <= count <= correct if every else found == count):
+            raise CheckFailedError(
+                f"evidence does not add up: {name} is stated to break {count} images, its {run['n']} records say "
+                f"{'at least ' if every else ''}{found}"
+            )
 
 
 def base_name(dataset: dict[str, Any]) -> str | None:

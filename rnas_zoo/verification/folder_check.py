@@ -18,6 +18,7 @@ from ..files import sha256_file
 from ..models.weights import declared_digest, tensor_digest
 from ..reference import load, read_tensors
 from . import evidence
+from .replay import replay
 
 TOLERANCE = 1e-3
 
@@ -27,8 +28,9 @@ def check_files(folder: str | Path) -> list[str]:
 
     Checked are the tensors against the declared digest, the subjects of all evidence and export.json against the files,
     all evidence against its own records, and on the images of check.npz the golden logits and the ONNX file against
-    the network: they may differ by 1e-3 times the largest golden logit (at least 1). Files that are absent, and the
-    logits of int8 files, are not compared.
+    the network: they may differ by 1e-3 times the largest golden logit (at least 1). The network must also answer the
+    stored adversarial twins as recorded, and these may break no more images that are called robust than `replay`
+    allows. Files that are absent, and the logits of int8 files, are not compared.
 
     Raises:
         DataError, WeightsError, OnnxFileError: no release folder, or a file that cannot be read.
@@ -57,35 +59,20 @@ def check_files(folder: str | Path) -> list[str]:
             problems.append(f"{run['subject']['kind']} {run['protocol']}: {error}")
     if (folder / "check.npz").is_file():
         quantized = {run["subject"]["file"] for run in runs if run["subject"]["kind"] == "int8"}
-        problems += _golden(folder, load(folder) if intact else None, quantized)
+        problems += _golden(folder, network := load(folder) if intact else None, quantized)
+        problems += _replayed(folder, network, runs, verdicts) if network is not None else []
     return list(dict.fromkeys(problems))
 
 
 def _golden(folder: Path, network: Any, quantized: set[str]) -> list[str]:
     """Logits of the network (None: not to be trusted) and of the ONNX files that differ from the golden ones."""
-    try:
-        with np.load(folder / "check.npz", allow_pickle=False) as check:
-            images, golden = check["images"], check["logits"]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
-            raise ValueError(f"images are {images.dtype} {images.shape}")
-        pixels = data.to_pixels(images)
-        tolerance = TOLERANCE * float(np.abs(golden[np.isfinite(golden)]).max(initial=1))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{folder / 'check.npz'}: damaged ({error!r}); download it again") from error
-
-    def differ(name: str, logits: np.ndarray, wanted: np.ndarray, of: str) -> list[str]:
-        if logits.shape != wanted.shape:
-            return [f"{name} gives logits of shape {logits.shape}, those of {of} are {wanted.shape}"]
-        difference = float(np.abs(logits - wanted).max())
-        if difference <= tolerance:
-            return []
-        return [f"{name} differs by {difference:.3g} from {of}, at most {tolerance:.3g} is rounding"]
-
+    pack = _pack(folder, "images", "logits")
+    images, golden = pack["images"], pack["logits"]
+    tolerance = TOLERANCE * _largest(golden)
     problems, reference, of = [], golden, "check.npz"
     if network is not None:
-        with torch.no_grad():
-            reference, of = network(pixels).float().numpy(), "the network"
-        problems += differ(of, reference, golden, "check.npz")
+        reference, of = _answers(network, images), "the network"
+        problems += _differ(of, reference, golden, "check.npz", tolerance)
     for path in sorted(folder.glob("*.onnx")):
         if path.name in quantized or ".int8" in path.suffixes:
             continue
@@ -93,8 +80,62 @@ def _golden(folder: Path, network: Any, quantized: set[str]) -> list[str]:
             logits = Session(path, "cpu").answers(images)
         except Exception as error:  # onnxruntime has no common base of its errors
             raise OnnxFileError(f"{path} cannot be run: {str(error).partition(chr(10))[0]}") from error
-        problems += differ(path.name, logits, reference, of)
+        problems += _differ(path.name, logits, reference, of, tolerance)
     return problems
+
+
+def _replayed(
+    folder: Path, network: Any, runs: list[dict[str, Any]], verdicts: list[dict[str, np.ndarray]]
+) -> list[str]:
+    """What the network's answers to the adversarial twins contradict."""
+    pack = _pack(folder, "images", "adversarial", "labels")
+    logits = _answers(network, pack["adversarial"])
+    problems = replay(pack["images"], pack["adversarial"], pack["labels"], logits, runs, verdicts)
+    if (golden := pack.get("adversarial_logits")) is not None:  # older packs have none
+        of = "check.npz on its adversarial images"
+        problems += _differ("the network", logits, golden, of, TOLERANCE * _largest(golden))
+    return problems
+
+
+def _pack(folder: Path, *needed: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(folder / "check.npz", allow_pickle=False) as check:
+            arrays = {name: check[name] for name in check.files}
+        for name in needed:
+            array = arrays[name]
+            if name in ("images", "adversarial") and (
+                array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array)
+            ):
+                raise ValueError(f"{name} are {array.dtype} {array.shape}")
+            if name == "labels":
+                classes = arrays["logits"].shape[1]
+                if array.shape != arrays["images"].shape[:1] or ((array < 0) | (array >= classes)).any():
+                    raise ValueError(f"labels are {array.shape}, for {classes} classes")
+                arrays[name] = array.astype(np.int64)
+            if name == "adversarial" and array.shape != arrays["images"].shape:
+                raise ValueError(f"adversarial images are {array.shape}, the clean ones {arrays['images'].shape}")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{folder / 'check.npz'}: damaged ({error!r}); download it again") from error
+    return arrays
+
+
+def _answers(network: Any, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return network(data.to_pixels(images)).float().numpy()
+
+
+def _largest(golden: np.ndarray) -> float:
+    """The largest finite logit, at least 1."""
+    return float(np.abs(golden[np.isfinite(golden)]).max(initial=1))
+
+
+def _differ(name: str, logits: np.ndarray, wanted: np.ndarray, of: str, tolerance: float) -> list[str]:
+    if logits.shape != wanted.shape:
+        return [f"{name} gives logits of shape {logits.shape}, those of {of} are {wanted.shape}"]
+    difference = float(np.abs(logits - wanted).max())
+    if difference <= tolerance:
+        return []
+    return [f"{name} differs by {difference:.3g} from {of}, at most {tolerance:.3g} is rounding"]
 
 
 def _json(path: Path) -> dict[str, Any]:

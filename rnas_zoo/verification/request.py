@@ -50,7 +50,6 @@ class Request:
     indices: np.ndarray | None
     seed: int
     claimed: tuple[dict[str, Any], dict[str, np.ndarray] | None] | None = None
-    against_card: bool = False
     number: float | None = None
     transfer_from: str | None = None
     adversarial: np.ndarray | None = None
@@ -120,7 +119,6 @@ class Request:
             indices=rows,
             seed=seed if seed is not None else int(stated.get("seed") or SEED),
             claimed=claimed,
-            against_card=against_card,
             number=claim,
             transfer_from=transfer_from,
             adversarial=None if images is None else images[:count],
@@ -179,14 +177,7 @@ class Request:
         run, verdicts = self.claimed
         if verdicts is None:
             return claims.compare_number(run["robust_accuracy"], report.run, run)
-        problems = claims.check_files(self.folder) if self.against_card and self.folder else []
-        return claims.compare(run, verdicts, report.run, report.verdicts, problems=problems)
-
-    def refuted_by_files(self) -> claims.Outcome | None:
-        """The fate of a card whose model cannot be verified: refuted if its files are not what they say, else None."""
-        problems = claims.check_files(self.folder) if self.against_card and self.folder else []
-        text = f"Refuted without a verification: {'; '.join(problems)}."
-        return claims.Outcome("refuted", problems, [], text) if problems else None
+        return claims.compare(run, verdicts, report.run, report.verdicts)
 
     def routes(self, report: Report) -> dict[str, int]:
         """How many images each route broke."""

@@ -81,7 +81,7 @@ def test_a_folder_stands_for_its_model(call, tmp_path):
     refused(call("model.onnx", "photos", "--file", "model.onnx"), "--file chooses a file of a folder")
 
 
-@pytest.mark.parametrize("ref", ["rnas_cl_s3", "hf-hub:owner/name", "models.py:load"])
+@pytest.mark.parametrize("ref", ["rnas_cl_s3", "models.py:load"])
 def test_other_references_are_sent_to_export(call, ref):
     refused(call(ref, "photos"), f"{ref} is neither", f"`rnas-zoo export {ref} -o model.onnx`")
 

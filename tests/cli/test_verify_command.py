@@ -15,7 +15,7 @@ from torch import nn
 from rnas_zoo import data
 from rnas_zoo.attacks import Threat
 from rnas_zoo.cli import run
-from rnas_zoo.hub import usage
+from rnas_zoo.hub import card, usage
 from rnas_zoo.verification import claims, evidence, flags
 from rnas_zoo.verification.run import verify
 
@@ -93,12 +93,13 @@ def record(zoo):
 
 @pytest.fixture(scope="module")
 def small(release, tmp_path_factory) -> Path:
-    """The release with evidence on 16 images alone, about the weights."""
+    """The release with evidence on 16 images alone, about the weights, and without stored adversarial images."""
     folder = Path(shutil.copytree(release, tmp_path_factory.mktemp("small") / "small"))
-    for name in ("model.onnx", "export.json", "robustness.json", "verdicts.npz"):
+    for name in ("model.onnx", "export.json", "check.npz", "robustness.json", "verdicts.npz"):
         (folder / name).unlink()
     report = verify(folder, data_name="digits", n=16, threat=Threat("linf", "16/255"), protocol="quick", device="cpu")
     evidence.append(folder, report.run, report.verdicts)
+    card.write(folder)
     return folder
 
 
@@ -108,7 +109,7 @@ def copy(small, tmp_path) -> Path:
 
 
 def rewrite(folder: Path, change) -> None:
-    """Forge the torch evidence so that it still adds up: `change` edits its verdicts in place."""
+    """Forge the torch evidence so that it still adds up, and the card: `change` edits its verdicts in place."""
     (own, *_), (table, *_) = evidence.read(folder)
     table = {key: value.copy() for key, value in table.items()}
     change(table)
@@ -118,6 +119,7 @@ def rewrite(folder: Path, change) -> None:
     for name in ("robustness.json", "verdicts.npz"):
         (folder / name).unlink()
     evidence.append(folder, own, table)
+    card.write(folder)
 
 
 # --- claims with verdicts ---------------------------------------------------------------------------------------------
@@ -149,6 +151,7 @@ def test_a_saved_run_is_the_next_claim(record, zoo, copy):
 def test_quick_refutes_no_honest_card_of_a_stronger_protocol(record, copy):
     strong = verify(copy, data_name="digits", n=16, threat=Threat("linf", "16/255"), protocol="fast", device="cpu")
     evidence.append(copy, strong.run, strong.verdicts)
+    card.write(copy)
     weaker = record(copy, "--against-card", "--protocol", "quick")
     assert weaker["claim"]["verdict"] == "not refuted"
     assert any("quick (weaker)" in reason for reason in weaker["claim"]["reasons"])

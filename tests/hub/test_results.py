@@ -52,7 +52,7 @@ def test_adaptive_runs_count_only_under_the_threat_trained_against_and_the_stron
         from rnas_zoo.attacks import Threat
 
         report = verify(folder, data_name="digits", threat=Threat("linf", eps), protocol="quick", n=n, device="cpu")
-        run = {**report.run, "protocol": protocol}
+        run = {**report.run, "protocol": protocol, "attacks": {}}
         evidence.append(folder, run, report.verdicts)
         return run
 

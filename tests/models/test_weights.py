@@ -69,8 +69,9 @@ def test_every_name_either_loads_weights_of_its_own_or_refuses():
             timm.create_model(name, pretrained=True)
 
 
-def test_only_bundled_releases_are_listed_as_pretrained():
-    assert set(timm.list_pretrained("rnas*")) == set(weights.bundled_releases())
+def test_only_bundled_and_published_releases_are_listed_as_pretrained():
+    published = {name for name in weights.published_releases() if timm.is_model(name.split(".")[0])}
+    assert set(timm.list_pretrained("rnas*")) == set(weights.bundled_releases()) | published
     assert len(weights.bundled_releases()) == len(RELEASES)
 
 
@@ -106,6 +107,94 @@ def test_release_folders_become_configurations(tmp_path, monkeypatch, donor):
     with pytest.raises(NoWeightsError, match=r" With weights: rnas_cl_s3\.clean_cifar10, ") as refused:
         timm.create_model("rnas_e2rnas_cifar100", pretrained=True)
     assert "--arch rnas_e2rnas_cifar100" in str(refused.value)
+
+
+# Weights on the Hub
+
+
+ENTRY = {"repo": "owner/name", "commit": "0123456789" * 4, "digest": "ab" * 32}
+ONLINE = "rnas_cl_s3.rslad_cifar10_linf8"
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """Writes published.json of a checkout without bundled releases; returns its path."""
+    (tmp_path / "model_cards").mkdir()
+    folder = resources.folder
+    monkeypatch.setattr(resources, "folder", lambda name: folder(name) if name == "genotypes" else tmp_path / name)
+
+    def write(models: object = None, schema: object = 1, text: str | None = None):
+        path = tmp_path / "model_cards" / "published.json"
+        path.write_text(json.dumps({"schema": schema, "models": models}) if text is None else text)
+        return path
+
+    return write
+
+
+def cfgs() -> dict:
+    return weights.configurations({"rnas_cl_s3": weights.pixel_cfg(), "rnas_cl_s5": weights.pixel_cfg()})
+
+
+def test_published_releases_become_configurations_that_name_their_commit(registry):
+    stated = {"tag": "x", "custom_load": True, "num_classes": 7, "input_size": [3, 64, 64], "license": "cc0-1.0"}
+    registry({ONLINE: {**ENTRY, "pretrained_cfg": stated}, "rnas_cl_s3.clean_cifar10": ENTRY, "other.tag": ENTRY})
+    found = cfgs()
+    assert list(found) == [ONLINE, "rnas_cl_s3.clean_cifar10", "rnas_cl_s5"]
+    cfg = PretrainedCfg(**found[ONLINE])
+    assert cfg.hf_hub_id == f"owner/name@{ENTRY['commit']}"
+    assert cfg.hf_hub_filename == "model.safetensors"
+    assert weights.declared_digest(found[ONLINE]) == ENTRY["digest"]
+    assert (cfg.num_classes, cfg.input_size, cfg.license) == (7, [3, 64, 64], "cc0-1.0")
+    assert (cfg.tag, cfg.custom_load) == (None, False)
+    assert PretrainedCfg(**found["rnas_cl_s3.clean_cifar10"]).num_classes == 10, "of the architecture"
+    assert not PretrainedCfg(**found["rnas_cl_s5"]).has_weights
+    with pytest.raises(NoWeightsError, match=r"Nearest with weights: rnas_cl_s3\.clean_cifar10, rnas_cl_s3\.rslad"):
+        timm.create_model("rnas_cl_s5", pretrained=True, pretrained_cfg=found["rnas_cl_s5"])
+
+
+def test_a_bundled_file_is_used_where_the_release_is_published_as_well(registry, tmp_path, donor):
+    save_release(tmp_path / "model_cards" / "own", donor, "rslad_cifar10_linf8")
+    registry({ONLINE: ENTRY})
+    cfg = cfgs()[ONLINE]
+    assert cfg["file"] == str(tmp_path / "model_cards" / "own" / "model.safetensors")
+    assert "hf_hub_id" not in cfg
+    assert weights.declared_digest(cfg) == weights.tensor_digest(donor.state_dict())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2, "models": {}}', '{"schema": 1, "models": 3}'])
+def test_a_damaged_or_newer_list_is_ignored_with_a_warning(registry, text):
+    path = registry(text=text)
+    with pytest.warns(UserWarning, match="not offered by name") as warned:
+        assert list(cfgs()) == ["rnas_cl_s3", "rnas_cl_s5"]
+    assert all(str(path) in str(each.message) for each in warned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"repo": "name"},
+        {"repo": "owner/name@main"},
+        {"repo": None},
+        {"commit": "main"},
+        {"commit": 3},
+        {"digest": "ab"},
+        {"digest": None},
+        {"pretrained_cfg": {"unknown": 1}},
+        {"pretrained_cfg": [1]},
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_left_out_with_a_warning(registry, change):
+    registry({ONLINE: {**ENTRY, **change}, "rnas_cl_s5.clean_cifar10": ENTRY})
+    with pytest.warns(UserWarning, match=f"{ONLINE} is not offered by name"):
+        assert list(cfgs()) == ["rnas_cl_s3", "rnas_cl_s5.clean_cifar10"]
+
+
+def test_an_entry_names_no_weights_but_those_of_its_commit(registry):
+    elsewhere = {"file": "/etc/passwd", "url": "http://x", "hf_hub_id": "a/b", "source": "local-dir", "state_dict": {}}
+    registry({ONLINE: {**ENTRY, "pretrained_cfg": {**elsewhere, "hf_hub_filename": "x.bin"}}})
+    cfg = PretrainedCfg(**cfgs()[ONLINE])
+    assert (cfg.file, cfg.url, cfg.source, cfg.state_dict) == (None, None, None, None)
+    assert (cfg.hf_hub_id, cfg.hf_hub_filename) == (f"owner/name@{ENTRY['commit']}", "model.safetensors")
 
 
 # The digest
@@ -351,3 +440,17 @@ def test_the_first_tag_is_the_robust_one_of_the_largest_eps():
     ]
     names = [f"rnas_cl_s3.{tag}" for tag in wanted]
     assert sorted([*names[3:], *names[:3]], key=weights.recommendation) == names
+
+
+def test_a_published_network_that_was_trained_further_can_be_saved_by_timm_and_loaded_again(tmp_path):
+    name = next(iter(weights.bundled_releases()), None)
+    if name is None:
+        pytest.skip("no release is bundled")
+    model = timm.create_model(name, pretrained=True).eval()
+    with torch.no_grad():
+        model.get_classifier().bias.add_(1)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = torch.rand(2, *model.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))

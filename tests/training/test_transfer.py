@@ -13,7 +13,6 @@ from timm.models._hub import save_for_hf
 from rnas_zoo import genotype, reference, resources
 from rnas_zoo.cli import run as cli
 from rnas_zoo.errors import UnknownNameError, UsageError, WeightsError
-from rnas_zoo.training import transfer
 from rnas_zoo.training.config import build_model
 from rnas_zoo.training.transfer import architecture_of, take_over
 
@@ -69,17 +68,11 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path, content):
         architecture_of(str(tmp_path))
 
 
-def test_a_hub_model_that_cannot_be_reached_is_refused(monkeypatch):
-    def offline(name):
-        raise ConnectionError("no route to host\nand much more")
-
-    monkeypatch.setattr(transfer, "load_model_config_from_hf", offline)
-    with pytest.raises(WeightsError, match=r"hf-hub:a/b: its configuration cannot be had \(no route to host\)"):
-        architecture_of("hf-hub:a/b")
-    monkeypatch.setattr(
-        transfer, "load_model_config_from_hf", lambda name: ({}, "rnas_cells", {"channels": 4, "num_classes": 7})
-    )
-    assert architecture_of("hf-hub:a/b") == ("rnas_cells", {"channels": 4})
+def test_a_hub_model_is_the_folder_that_is_downloaded(monkeypatch, cells):
+    asked = []
+    monkeypatch.setattr(reference, "download", lambda ref, **_: asked.append(ref) or cells)
+    assert architecture_of("hf-hub:a/b") == architecture_of(str(cells))
+    assert asked == ["hf-hub:a/b"]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_images_broken_beyond_the_claim_refute_it_above_the_limit_only(model, k,
 
 @pytest.mark.parametrize(("n", "allowed"), [(1, 1), (200, 1), (399, 1), (400, 2), (600, 3), (1000, 5), (1400, 7)])
 def test_the_limit_is_half_a_percent_and_at_least_one(n, allowed):
-    assert claims.limit(n) == allowed
+    assert evidence.limit(n) == allowed
     claim = table([True] * n, set())
     at = claims.compare(*claim, *table([True] * n, set(range(allowed))))
     assert at.verdict == "reproduced"

@@ -114,6 +114,21 @@ def test_records_that_add_up_are_accepted(n, seed):
     evidence.check(*made(n, seed))
 
 
+def test_totals_of_attacks_are_those_of_the_records():
+    """Attacks that see what others left break what the records say; those that see all may break more."""
+    run, verdicts = made(40)
+    count, correct = int((verdicts["broken_by"] == "pgd20").sum()), int(verdicts["clean_correct"].sum())
+    assert 0 < count < correct
+    for protocol, allowed in (("quick", range(count, correct + 1)), ("standard", [count]), ("given", [count])):
+        for stated in range(correct + 3):
+            claimed = {**run, "protocol": protocol, "attacks": {"pgd20": {"broken": stated, "passes": 1}}}
+            if stated in allowed:
+                evidence.check(claimed, verdicts)
+            else:
+                with pytest.raises(CheckFailedError, match=f"pgd20 is stated to break {stated} images"):
+                    evidence.check(claimed, verdicts)
+
+
 TAMPERED = {
     "robust accuracy": lambda run, verdicts: run.update(robust_accuracy=run["robust_accuracy"] + 0.1),
     "clean accuracy": lambda run, verdicts: run.update(clean_accuracy=run["clean_accuracy"] - 0.1),
@@ -126,6 +141,10 @@ TAMPERED = {
     "a broken image": lambda run, verdicts: verdicts["broken_by"].__setitem__(robust(verdicts), "pgd20"),
     "a correct image": lambda run, verdicts: verdicts["clean_correct"].__setitem__(robust(verdicts), False),
     "a refused image": lambda run, verdicts: verdicts["refused"].__setitem__(robust(verdicts), True),
+    "an attack": lambda run, verdicts: run.update(attacks={"pgd20": {"broken": 0, "passes": 1}}),
+    "an attack beyond all": lambda run, verdicts: run.update(attacks={"pgd20": {"broken": run["n"] + 1}}),
+    "an attack without a number": lambda run, verdicts: run.update(attacks={"pgd20": {"broken": "many"}}),
+    "attacks that are none": lambda run, verdicts: run.update(attacks=[1]),
     "a missing record": lambda run, verdicts: verdicts.update(margin=verdicts["margin"][1:]),
 }
 
