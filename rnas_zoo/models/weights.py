@@ -172,8 +172,8 @@ def create(model_class: Callable[..., nn.Module], name: str, pretrained: bool, *
 
     The declared digest is that of the published weights: an overlay that names other weights takes it off.
 
-    From the Hub come safetensors alone, and a damaged file does not stay in the client's cache. The network itself carries
-    no digest, since its weights may be trained further: saved by timm, it would claim to be the published one.
+    From the Hub come safetensors alone, and a damaged file does not stay in the client's cache. The network itself
+    carries no digest: its weights may be trained further, and saved by timm it would claim to be the published one.
 
     Raises:
         NoWeightsError: `pretrained` is asked for and no weights are published for `name`.
