@@ -22,6 +22,7 @@ _API = {
     "search": "searching.run",
     "train": "training.run",
     "package": "hub.release",
+    "publish": "hub.publish",
     "export": "deploy.onnx_export",
     "verify": "verification.run",
 }
@@ -34,6 +35,7 @@ __all__ = [
     "list_models",
     "load",
     "package",
+    "publish",
     "search",
     "train",
     "verify",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from .attacks.threat import Threat
     from .deploy.onnx_export import export
     from .hub.download import download
+    from .hub.publish import publish
     from .hub.release import package
     from .hub.zoo import list_models
     from .preprocessing import Preprocessing
