@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on networks this small, threads only wait for each other
@@ -92,9 +93,20 @@ def small_batch(small_net):
         return x, small_net(x).argmax(1)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A path that `make` writes in the first of the parallel workers that needs it; the others wait and share it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    path = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not path.exists():
+            make(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
-    """A finished, very short training run of a tiny cell network on the digits."""
+    """A finished, very short training run of a tiny cell network on the digits; tests must not change it."""
     from rnas_zoo.training.config import TrainConfig
     from rnas_zoo.training.run import train
 
@@ -107,9 +119,12 @@ def trained_run(tmp_path_factory) -> Path:
         total_steps=40,
         batch_size=32,
     )
-    folder = tmp_path_factory.mktemp("train") / "run"
-    train(config, folder, device="cpu")
-    return folder
+
+    def make(path: Path) -> None:
+        train(config, path.parent / "run", device="cpu")
+        (path.parent / "run").rename(path)
+
+    return made_once(tmp_path_factory, "trained_run", make)
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +132,10 @@ def release(trained_run, tmp_path_factory) -> Path:
     """The release folder of `trained_run`, with ONNX file and evidence on 40 images; tests must not change it."""
     from rnas_zoo.hub.release import package
 
-    folder = tmp_path_factory.mktemp("release") / "rnas_cells.pgd_digits_linf16"
-    package(trained_run, folder, n=40, device="cpu")
-    return folder
+    def make(path: Path) -> None:
+        package(trained_run, path, n=40, device="cpu")
+
+    return made_once(tmp_path_factory, "rnas_cells.pgd_digits_linf16", make)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
