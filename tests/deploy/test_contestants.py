@@ -66,7 +66,7 @@ def add_run(folder: Path, file: Path, *, break_more: int, **changes) -> dict:
     robust, n = int(evidence.standing(table).sum()), runs[0]["n"]
     subject = {"kind": "int8", "file": file.name, "sha256": sha256_file(file)}
     found = {"robust_accuracy": robust / n, "interval": list(clopper_pearson(robust, n))}
-    run = {**runs[0], "subject": subject, **found, **changes}
+    run = {**runs[0], "attacks": {}, "subject": subject, **found, **changes}
     evidence.append(folder, run, table)
     return run
 

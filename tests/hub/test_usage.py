@@ -66,8 +66,9 @@ def test_the_claim_is_checked_and_the_measurement_repeated():
     assert json.loads(done.stdout)["claim"]["verdict"] == "not refuted"
     done = CliRunner().invoke(group, [*repeat[1:], *few])
     assert done.exit_code == 0, done.output
-    (found, *_), (table, *_) = evidence.read(DIGITS)
-    again = json.loads(done.stdout)
+    runs, tables = evidence.read(DIGITS)
+    found = evidence.strongest(runs)[0]
+    table, again = tables[runs.index(found)], json.loads(done.stdout)
     assert again["robust_accuracy"] == evidence.standing(table)[:6].mean()
     assert all(again[key] == found[key] for key in ("subject", "norm", "eps", "protocol", "params", "seed"))
 
