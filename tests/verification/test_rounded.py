@@ -19,6 +19,7 @@ from rnas_zoo.attacks import Threat
 from rnas_zoo.errors import CheckpointError, DataError
 from rnas_zoo.reference import subject
 from rnas_zoo.verification import driver, evidence, store
+from rnas_zoo.verification.folder_check import check_files
 from rnas_zoo.verification.request import Request
 from rnas_zoo.verification.run import Report
 from rnas_zoo.verification.run import verify as full_verify
@@ -301,7 +302,7 @@ def test_another_int8_file_or_verdicts_too_good_refute_the_card(folder, tmp_path
     planted(copy / "model.int8.onnx", SIGNS, SATURATES / 2)
     request = against(copy, "model.int8.onnx")
     reasons = request.outcome(request.verify(device="cpu")).reasons
-    assert any("model.int8.onnx is not the file of robustness.json" in reason for reason in reasons)
+    assert any("model.int8.onnx is not the file of robustness.json" in problem for problem in check_files(copy))
     assert any("the int8 file is not the claim's" in reason for reason in reasons)
 
 
