@@ -22,7 +22,7 @@ from ..hub.sections import threat_name
 from ..models.pixels import declared_image_size
 from ..models.size import count_macs, count_parameters
 from ..reference import load, local_folder
-from ..subject_onnx import onnx_network
+from ..subject_onnx import onnx_kind, onnx_network
 from ..verification import evidence
 from .graph import to_onnx
 from .metadata import is_untrained, release_of
@@ -30,7 +30,6 @@ from .runtime import Session
 from .session_errors import translated
 
 BATCHES = (1, 32)
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 RUNTIMES = {"float32": "onnxruntime", "float16": "onnxruntime fp16", "int8": "onnxruntime int8"}
 
 Size = tuple[int, int]
@@ -222,9 +221,9 @@ def _precision(path: Path, session: Session) -> str:
         return session.metadata["precision"]
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
-    if any(node.op_type in QUANTIZED for node in graph.node):
+    if onnx_kind(path) == "int8":
         return "int8"
+    graph = onnx.load(str(path), load_external_data=False).graph
     half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in graph.initializer)
     return "float16" if half else "float32"
 

@@ -28,6 +28,18 @@ FLAGS = (
 )
 SECONDS = 120  # for anything a page is asked; on a busy machine a start alone may take ten
 
+COLOURS = """
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (colour) => {
+    const [r, g, b] = numbers(colour).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    const colour = getComputedStyle(node).backgroundColor;
+    return numbers(colour)[3] === 0 ? ground(node.parentElement) : colour;
+  };
+"""  # JavaScript: a colour's numbers and relative luminance (WCAG 2.2), and what lies behind a node
+
 
 def find() -> str | None:
     """The path of an installed Chromium or Chrome; None if there is none."""

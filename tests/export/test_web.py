@@ -14,21 +14,14 @@ from PIL import Image
 from rnas_zoo.data.sizes import fit
 from rnas_zoo.deploy.runtime import Session
 
-from .browser import Browser, find
+from .browser import COLOURS, Browser, find
 
 READY = "document.documentElement.dataset.state === 'ready'"
 PROBLEM = "!document.getElementById('problem').hidden"
 TOLERANCE = 1e-4
-CONTRAST = """(() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = (colour) => {
-    const [r, g, b] = numbers(colour).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (node) => {
-    const colour = getComputedStyle(node).backgroundColor;
-    return numbers(colour)[3] === 0 ? ground(node.parentElement) : colour;
-  };
+CONTRAST = (
+    f"(() => {{{COLOURS}"
+    + """
   return [...document.querySelectorAll("h1, h2, h3, p, li span, td, th, label span, .button, figcaption, .target, b")]
     .filter((node) => node.innerText?.trim() && node.checkVisibility({ visibilityProperty: true }))
     .map((node) => {
@@ -36,6 +29,7 @@ CONTRAST = """(() => {
       return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.innerText];
     });
 })()"""
+)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

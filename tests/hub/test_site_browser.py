@@ -9,23 +9,16 @@ import pytest
 from rnas_zoo import resources
 from rnas_zoo.hub import site
 
-from ..export.browser import Browser, find
+from ..export.browser import COLOURS, Browser, find
 from .made_up import write_release
 
 REAL = "rnas_cl_s3.nfgsm_cifar10_linf8"
 EVIL = "<img src=x onerror=hacked=1><script>hacked=1</script>"
 ROWS = "[...document.querySelectorAll('#zoo tbody tr')].filter((row) => row.checkVisibility())"
 NAMES = f"{ROWS}.map((row) => row.querySelector('a').textContent)"
-CONTRAST = """(() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = (colour) => {
-    const [r, g, b] = numbers(colour).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (node) => {
-    const colour = getComputedStyle(node).backgroundColor;
-    return numbers(colour)[3] === 0 ? ground(node.parentElement) : colour;
-  };
+CONTRAST = (
+    f"(() => {{{COLOURS}"
+    + """
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const nodes = new Set();
   while (walker.nextNode()) if (walker.currentNode.textContent.trim()) nodes.add(walker.currentNode.parentElement);
@@ -36,6 +29,7 @@ CONTRAST = """(() => {
       return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.textContent.trim().slice(0, 40)];
     });
 })()"""
+)
 
 
 @pytest.fixture(scope="module")

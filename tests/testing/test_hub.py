@@ -472,7 +472,7 @@ def test_a_snapshot_is_whole_and_its_checksums_agree(hub, api, released, tmp_pat
         copy = folder / path.relative_to(tmp_path / "model")
         assert path.is_dir() or copy.read_bytes() == path.read_bytes()
     if not hasattr(api, "verify_repo_checksums"):
-        pytest.skip("this client cannot compare checksums")
+        pytest.skip("waits for a huggingface_hub that has verify_repo_checksums (early 1.x have none)")
     checked = api.verify_repo_checksums(REPO, revision=released, cache_dir=tmp_path / "c")
     assert (checked.checked_count, checked.mismatches, checked.missing_paths) == (len(FILES), [], [])
     (folder / "model.safetensors").resolve().write_bytes(WEIGHTS[:-1] + b"X")
@@ -633,7 +633,7 @@ print(torch.equal(expected, tagged), torch.equal(expected, newest), "hf_xet" in 
 """
 
 
-@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.skipif(find_spec("timm") is None, reason="waits for timm: pip install timm")
 def test_timm_pushes_and_loads_models(hub, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **hub.environment(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", TIMM], capture_output=True, text=True, env=environment, timeout=300)
