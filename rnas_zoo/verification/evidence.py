@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import data
+from ..arrays import read_arrays
 from ..errors import CheckFailedError, DataError
-from ..files import atomic_path, write_json
+from ..files import atomic_path, exclusive, write_json
 from ..intervals import clopper_pearson
 
 SCHEMA = 1
@@ -29,6 +29,7 @@ PER_IMAGE = (
     "norm",
     "refused",
 )
+OF_THE_IMAGES = PER_IMAGE[:2]  # the same in all runs on the same images, so stored once for all of them
 STRENGTH = {"quick": 0, "fast": 1, "standard": 2, "full": 3}
 CLEAN_MARGIN = 1e-4  # of logits: what rounding may change
 EVERY_IMAGE = ("quick", "transfer")  # their attacks all try every image; the others try what those before left
@@ -65,12 +66,12 @@ def read_file(path: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, np
     """
     runs, path = read_runs(path), Path(path)
     try:
-        with np.load(path.with_name("verdicts.npz"), allow_pickle=False) as file:
-            verdicts = [{key: file[f"{run['verdicts']}.{key}"] for key in PER_IMAGE} for run in runs]
+        arrays = read_arrays(path.with_name("verdicts.npz"))
+        verdicts = [_table(arrays, run["verdicts"]) for run in runs]
         for run, table in zip(runs, verdicts, strict=True):
             if run.pop("verdicts") != _digest(table):
                 raise ValueError("a table of verdicts is not the one that was written")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise _damaged(path, error) from error
     return runs, verdicts
 
@@ -112,6 +113,11 @@ def append(folder: str | Path, run: dict[str, Any], verdicts: dict[str, np.ndarr
     table of verdicts by the table's digest, and tables leave verdicts.npz only after the runs that name them.
     """
     check(run, verdicts)
+    with exclusive(folder):  # else two processes that add a run each could lose one's table
+        _append(Path(folder), run, verdicts)
+
+
+def _append(folder: Path, run: dict[str, Any], verdicts: dict[str, np.ndarray]) -> None:
     runs, tables = read(folder)
     same = ("subject", "source", "preprocessing", "dataset", "norm", "eps", "protocol", "seed", "n")
     plain = json.loads(json.dumps(run))  # tuples become the lists that JSON gives back
@@ -126,15 +132,26 @@ def append(folder: str | Path, run: dict[str, Any], verdicts: dict[str, np.ndarr
 
 
 def _write_tables(folder: str | Path, tables: dict[str, dict[str, np.ndarray]]) -> None:
-    arrays: dict[str, Any] = {f"{digest}.{key}": table[key] for digest, table in tables.items() for key in PER_IMAGE}
+    arrays: dict[str, Any] = {}
+    for digest, table in tables.items():
+        images = _digest(table, OF_THE_IMAGES)
+        arrays[f"{digest}.images"] = np.array(images)
+        for key in PER_IMAGE:
+            arrays[f"{images if key in OF_THE_IMAGES else digest}.{key}"] = table[key]
     with atomic_path(Path(folder) / "verdicts.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def _digest(table: dict[str, np.ndarray]) -> str:
-    """The first 16 digits of the SHA-256 of a table of verdicts."""
+def _table(arrays: dict[str, np.ndarray], digest: str) -> dict[str, np.ndarray]:
+    """The table of this digest; files written before images were shared hold all of it under the digest."""
+    images = str(arrays.get(f"{digest}.images", digest))
+    return {key: arrays[f"{images if key in OF_THE_IMAGES else digest}.{key}"] for key in PER_IMAGE}
+
+
+def _digest(table: dict[str, np.ndarray], keys: Sequence[str] = PER_IMAGE) -> str:
+    """The first 16 digits of the SHA-256 of a table of verdicts, or of some columns of it."""
     digest = hashlib.sha256()
-    for key in PER_IMAGE:
+    for key in keys:
         array = np.ascontiguousarray(table[key])
         digest.update(f"{key}|{array.dtype.str}|{array.shape}|".encode())
         digest.update(array.tobytes())

@@ -77,6 +77,29 @@ def test_what_is_appended_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["robustness.json", "verdicts.npz"]
 
 
+def test_runs_on_the_same_images_store_them_once(tmp_path):
+    first, second, other = made(10), made(10, seed=1, protocol="standard"), made(10, seed=2, protocol="fast")
+    for key in ("position", "pixels_sha256"):
+        second[1][key] = first[1][key]
+    other[1]["position"] = first[1]["position"] + 1
+    for each in (first, second, other):
+        evidence.append(tmp_path, *each)
+    assert all(
+        same(table, right[1]) for table, right in zip(evidence.read(tmp_path)[1], (first, second, other), strict=True)
+    )
+    with np.load(tmp_path / "verdicts.npz") as file:
+        for key, times in (("position", 2), ("pixels_sha256", 2), ("broken_by", 3)):
+            assert sum(name.endswith(f".{key}") for name in file.files) == times
+
+
+def test_tables_with_images_of_their_own_are_read(tmp_path):
+    run, table = made(10)
+    evidence.append(tmp_path, run, table)
+    (digest,) = keys(tmp_path)
+    np.savez_compressed(tmp_path / "verdicts.npz", **{f"{digest}.{key}": table[key] for key in evidence.PER_IMAGE})
+    assert same(evidence.read(tmp_path)[1][0], table)
+
+
 def test_the_same_run_is_replaced_and_others_are_kept(tmp_path):
     other, old, new = made(10, protocol="standard"), made(10), made(10, seed=3)
     new[0]["dataset"] = old[0]["dataset"]  # the same images
@@ -198,16 +221,16 @@ def test_cut_off_verdicts_are_refused(folder, kept):
 
 
 def keys(folder) -> set[str]:
-    """The digests by which tables are stored."""
+    """The digests of the tables that a folder's verdicts.npz holds."""
     with np.load(folder / "verdicts.npz") as file:
-        return {name.partition(".")[0] for name in file.files}
+        return {name.removesuffix(".broken_by") for name in file.files if name.endswith(".broken_by")}
 
 
 @pytest.mark.parametrize("offset", [0, 20])
 def test_scrambled_verdicts_are_refused(folder, offset):
     path = folder / "verdicts.npz"
     content = bytearray(path.read_bytes())
-    name = f"{keys(folder).pop()}.position.npy".encode()
+    name = f"{keys(folder).pop()}.broken_by.npy".encode()
     begin = content.index(name) + len(name) + content[28] + 256 * content[29] + offset
     content[begin : begin + 40] = bytes([255] * 40)
     path.write_bytes(content)
