@@ -4,7 +4,7 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench results export web site test-oldest clean
+.PHONY: demo test lint bench results docs export web site test-oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rnas-zoo demo
@@ -22,7 +22,11 @@ bench: $(VENV)/.installed
 
 # The tables of results, from the evidence in model_cards/.
 results: $(VENV)/.installed
-	$(BIN)/python -m rnas_zoo.hub.results docs/results.md README.md
+	$(BIN)/python -m rnas_zoo.hub.results_page docs/results.md README.md
+
+# The reference of commands and of the Python interface, from the code.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/reference.py
 
 # The index of ONNX files, from the files and the evidence in model_cards/.
 export: $(VENV)/.installed

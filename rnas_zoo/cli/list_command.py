@@ -144,10 +144,10 @@ def _measured(model: Model) -> list[str]:
 
 
 def _results(query: Query, markdown: bool, as_json: bool) -> None:
-    from ..hub import results, zoo
+    from ..hub import results, results_page, zoo
 
     if markdown and query == zoo.Query(pretrained=True):
-        click.echo(results.document(), nl=False)
+        click.echo(results_page.document(), nl=False)
         return
     releases = results.collect()
     chosen = [model.result for model in zoo.select(query, releases) if model.result]
@@ -156,10 +156,10 @@ def _results(query: Query, markdown: bool, as_json: bool) -> None:
     if as_json:
         print_json({"results": [result.to_json() for result in found]})
     elif markdown:
-        click.echo(results.measured(found), nl=False)
+        click.echo(results_page.measured(found), nl=False)
     elif found:
         rows = [[result.dataset, *(cell.strip("`") for cell in result.cells())] for result in found]
         click.echo(table([["data", *results.HEADER], *rows]))
-        click.echo(results.EXPLANATION, nl=False)
+        click.echo(results_page.EXPLANATION, nl=False)
     else:
         click.echo(f"none. {near}" if near else "none")

@@ -7,21 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-from jinja2 import Environment, StrictUndefined
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined, TemplateError
 
 from .. import genotype
 from ..attacks import Threat
 from ..engine.config import read_toml
-from ..errors import CheckFailedError, DataError
+from ..errors import CheckFailedError, DataError, RnasZooError
 from ..files import sha256_file, write_text
 from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..training.objectives import SINGLE_STEP
 from ..verification import evidence
+from ..verification.pack import read_pack
 from . import citation, measured, sections, usage
 from .card_data import front_matter
-from .results import markdown_table
+from .sections import markdown_table
 
 QUICK_WARNING = (
     "The protocol `quick` is random noise, FGSM and PGD-20. It is weaker than AutoAttack: the true robust accuracy "
@@ -92,9 +93,20 @@ def render(folder: str | Path) -> str:
     """The card of a release folder, front matter included.
 
     Raises:
-        DataError: the folder has no evidence, or its config.json no licence.
+        DataError: the folder has no evidence, its config.json no licence, or a file does not hold what the card needs.
     """
-    folder = Path(folder)
+    try:
+        return _rendered(Path(folder))
+    except RnasZooError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError, TemplateError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(
+            f"{folder}: a file of it does not hold what the card needs ({cause}); package the model again"
+        ) from error
+
+
+def _rendered(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     runs, verdicts = evidence.read(folder)
     if not runs:
@@ -180,12 +192,7 @@ def write(folder: str | Path) -> None:
 
 
 def _count_check(folder: Path) -> int:
-    import numpy as np
-
-    if not (folder / "check.npz").is_file():
-        return 0
-    with np.load(folder / "check.npz", allow_pickle=False) as file:
-        return len(file["labels"])
+    return len(read_pack(folder / "check.npz").labels) if (folder / "check.npz").is_file() else 0
 
 
 def check(folder: str | Path) -> None:
@@ -211,5 +218,19 @@ def check(folder: str | Path) -> None:
         raise CheckFailedError(
             f"{path}: line {line} is not what the evidence says; write the card anew with `rnas-zoo card {folder}`"
         )
-    if not ModelCard(found).data.to_dict().get("model-index"):
+    if not read_front_matter(found, path).to_dict().get("model-index"):
         raise CheckFailedError(f"{path}: its front matter has no model-index")
+
+
+def read_front_matter(text: str, where: str | Path) -> ModelCardData:
+    """The front matter of a card, as the Hub's client reads it.
+
+    Raises:
+        DataError: it is damaged; `where` is what the message calls the card.
+    """
+    try:
+        data: Any = ModelCard(text).data
+        return data
+    except Exception as error:  # whatever YAML and the client may raise
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"{where}: its front matter cannot be read ({cause}); write the card anew") from error

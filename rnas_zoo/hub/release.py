@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import data, draw, genotype
+from .. import data, genotype
 from ..attacks import Threat
 from ..deploy.onnx_export import export
+from ..drawing.curves import draw_curve
+from ..drawing.genotypes import draw_genotype
+from ..drawing.pairs import draw_pairs
 from ..engine import config as configuration
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
 from ..engine.record import read_run
 from ..errors import CheckpointError, UsageError
-from ..files import atomic_folder, make_readable, sha256_file, write_json, write_text
+from ..files import atomic_folder, exclusive, make_readable, sha256_file, write_json, write_text
 from ..models.base import PixelNet
 from ..models.weights import DIGEST_NOTE, tensor_digest
 from ..reference import as_logits, load_weights, read_tensors, subject
@@ -93,13 +97,19 @@ def package(
         run: folder of a finished `train` run.
         out: the release folder.
         threat: the run's own by default.
+        protocol: how robust accuracy is measured: `quick`, `fast`, `standard` or `full` (see `verify`).
         onnx_protocol: of the ONNX file; that of the weights by default.
         n: test images, the first in official order; None takes all.
+        seed: keys the attacks' draws.
+        with_onnx: make model.onnx and attack it too.
         with_int8: also make an int8 file and keep it if it costs little accuracy (see `int8.ship_int8`).
         with_limits: also measure on the same images what the model is not robust to (`verification.limits`), by the
             attacks of `limits_protocol`.
         sizes: further ε of the threat's norm that the weights are attacked with on the same images, by
             `sizes_protocol`; the threat's own is left out.
+        overwrite: `out` may be there already.
+        device: where it is measured; `auto` takes a GPU if there is one.
+        reporter: hears of stages and their progress; silent by default.
 
     Returns:
         name, folder, and the evidence runs.
@@ -107,6 +117,7 @@ def package(
     Raises:
         CheckpointError: no finished training run.
         OutputExistsError: `out` exists and `overwrite` is false.
+        OutputNotWritableError: another process packages to `out`, or it cannot be written.
     """
     reporter = reporter or Silent()
     info = read_run(run)
@@ -116,7 +127,7 @@ def package(
     threat, device = threat or config.threat, resolve_device(device)
     dataset = data.load(config.data, config.image_size)
     name, work = f"{config.architecture}.{tag_of(config)}", Path(f"{out}.work")
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite) as folder, _workplace(work):
         found = _write_model(Path(run), config, dataset, name, folder)
         write_text(folder / "recipe.toml", recipe_text(config))
         write_json(folder / TRAINING, training_cost(info))
@@ -168,6 +179,17 @@ def package(
     shutil.rmtree(work, ignore_errors=True)
     runs, _ = evidence.read(out)
     return {"name": name, "folder": str(out), "runs": runs}
+
+
+@contextmanager
+def _workplace(work: Path) -> Iterator[None]:
+    """Hold the folder of what has been measured so far; it is left only where it holds something."""
+    with exclusive(work, wait=False):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                work.rmdir()
 
 
 def _verified(folder: Path, shipped: Any, protocols: Sequence[str], work: Path, options: dict[str, Any]) -> Report:
@@ -257,15 +279,15 @@ def _write_figures(
     """The pictures; returns how many images the curve was measured on."""
     figures = folder / "figures"
     if found:
-        draw.draw_genotype(found, figures / "architecture.svg")
+        draw_genotype(found, figures / "architecture.svg")
     images = test.take(np.arange(min(CURVE_IMAGES, len(test))))
     points = curve(shipped, images, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rnas_zoo"]["name"]
     title = f"Accuracy against ε (protocol quick, first {len(images)} images)"
-    draw.draw_curve({name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title=title)
+    draw_curve({name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title=title)
     write_json(figures / "curve.json", {name: points})
     shown = picture_rows(report)
-    draw.draw_pairs(
+    draw_pairs(
         test.images[shown].astype(np.float32) / 255,
         report.x_adv[shown].transpose(0, 2, 3, 1),
         captions(report, shown, test.labels, classes),

@@ -1,13 +1,8 @@
-"""The table of results: written from the release folders' own evidence, never by hand.
-
-`python -m rnas_zoo.hub.results docs/results.md README.md` writes the document, and the table between the markers of
-every further file.
-"""
+"""What a release folder says of itself: the rows of the tables of results, from evidence alone."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +12,7 @@ from .. import resources
 from ..attacks import Threat
 from ..attacks.threat import parse_eps
 from ..engine.config import read_toml
-from ..errors import DataError, UsageError
-from ..files import write_text
+from ..errors import DataError
 from ..models.size import count_macs, count_parameters
 from ..reference import load
 from ..training.objectives import SINGLE_STEP
@@ -26,7 +20,6 @@ from ..verification import evidence
 from .sections import TRAINING, percent, threat_name, training_time
 from .sections import read as read_part
 
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ADAPTIVE = ("full", "standard", "fast")
 HEADER = (
     "model",
@@ -42,31 +35,6 @@ HEADER = (
     "images",
     "training time",
 )
-EXPLANATION = """PGD-20 and AutoAttack (protocol `standard`; the cell names any other) are upper bounds of robust
-accuracy on the first test images in official order; the interval is the exact 95 % one. A dash: not measured.
-"""
-SIZES_EXPLANATION = """Robust accuracy on the first test images under perturbations of several sizes, by `standard` or
-by the protocol that the cell names, and its exact 95 % interval.
-"""
-TITLE = """# Results
-
-Written by `make results` from the evidence in `model_cards/` and from `docs/papers.json`; not edited by hand.
-"""
-PAPERS_TITLE = """## Reported by the papers
-
-For the same architectures. Reported by the paper, its protocol, not measured by us: training, attacks and numbers of
-images differ from ours and among the papers. Accuracies in %.
-"""
-COLUMNS = {
-    "parameters_millions": "million parameters",
-    "clean": "clean",
-    "fgsm": "FGSM",
-    "pgd20": "PGD-20",
-    "pgd100": "PGD-100",
-    "mi_fgsm": "MI-FGSM",
-    "cw": "C&W",
-    "aa": "AutoAttack",
-}
 
 
 @dataclass(frozen=True)
@@ -210,98 +178,3 @@ def collect() -> list[Result]:
     """The bundled releases, by data set, then size."""
     found = [read(config.parent) for config in resources.folder("model_cards").glob("*/config.json")]
     return sorted(found, key=lambda result: (result.dataset, result.parameters, result.name))
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, without a line break at its end."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def measured(results: Sequence[Result]) -> str:
-    """One table per data set, and what its columns mean."""
-    parts = []
-    for dataset in dict.fromkeys(result.dataset for result in results):
-        rows = [result.cells() for result in results if result.dataset == dataset]
-        parts.append(f"### {dataset}\n\n{markdown_table(HEADER, rows)}\n")
-    if not parts:
-        return "No release is bundled yet.\n"
-    return "\n".join([*parts, EXPLANATION, *_sizes_tables(results)])
-
-
-def _sizes_tables(results: Sequence[Result]) -> list[str]:
-    """One table for each data set and norm with releases measured at several sizes."""
-    several = [result for result in results if len(result.sizes) > 1]
-    parts = []
-    for dataset, norm in dict.fromkeys((result.dataset, result.norm) for result in several):
-        mine = [result for result in several if (result.dataset, result.norm) == (dataset, norm)]
-        sizes = sorted({eps for result in mine for eps in result.sizes}, key=parse_eps)
-        header = ["model", "trained for", "clean", *(f"{norm} {eps}" for eps in sizes)]
-        rows = [result.sizes_cells(sizes) for result in mine]
-        parts.append(f"#### What robustness costs: {dataset}\n\n{markdown_table(header, rows)}\n")
-    return [*parts, SIZES_EXPLANATION] if parts else []
-
-
-def reported(path: Path | None = None) -> str:
-    """The papers' own figures, from papers.json.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    path = path or resources.folder("docs") / "papers.json"
-    try:
-        tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
-        return "\n".join([PAPERS_TITLE, *map(_paper, tables)])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no readable file of the papers' figures ({error!r})") from error
-
-
-def _paper(table: dict[str, Any]) -> str:
-    columns = [key for key in COLUMNS if any(row.get(key) is not None for row in table["rows"])]
-    rows = [
-        [f"`{row['architecture']}`", row["called"], *(_number(row.get(key)) for key in columns), row.get("note", "")]
-        for row in table["rows"]
-    ]
-    header = ["architecture", "called there", *(COLUMNS[key] for key in columns), "note"]
-    text = f"### {table['dataset']}: {table['paper']}\n\nSource: {table['source']}. Protocol: {table['protocol']}.\n\n"
-    return text + markdown_table(header, rows) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def document() -> str:
-    """The whole of docs/results.md."""
-    return f"{TITLE}\n## Measured\n\n{measured(collect())}\n{reported()}"
-
-
-def block() -> str:
-    """What stands between the markers."""
-    return f"{BEGIN}\n\n{measured(collect())}\n{END}"
-
-
-def with_block(text: str, new: str, name: str) -> str:
-    """A text whose part from the first marker to the last one is `new`.
-
-    Raises:
-        UsageError: the text `name` does not have both markers once, in order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UsageError(f"{name} needs one {BEGIN} and after it one {END}; the table is written between them")
-    before, _, rest = text.partition(BEGIN)
-    return before + new + rest.partition(END)[2]
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write the document to the first path, and the block into every further file."""
-    if not arguments:
-        raise UsageError("needs the path of the document: python -m rnas_zoo.hub.results docs/results.md README.md")
-    texts = {path: with_block(Path(path).read_text(encoding="utf-8"), block(), path) for path in arguments[1:]}
-    write_text(arguments[0], document())
-    for path, text in texts.items():
-        write_text(path, text)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

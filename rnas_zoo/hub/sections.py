@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import draw_results
+from ..arrays import read_arrays
 from ..attacks import Threat
+from ..drawing import classes
 from ..errors import DataError
+from ..files import read_json
 from ..intervals import clopper_pearson
 from ..verification import evidence
 from ..verification.limits import per_class
@@ -21,6 +23,12 @@ LIMITS, LABELS, TRAINING, CLASSES_FIGURE = "limits.json", "labels.npz", "trainin
 NORM_NAMES = {"linf": "L∞", "l2": "L2"}
 SHOWN_CLASSES = 20
 CORRUPTION_NAMES = {"gaussian_noise": "Gaussian noise", "gaussian_blur": "Gaussian blur", "jpeg": "JPEG"}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, without a line break at its end."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def percent(value: float) -> str:
@@ -52,11 +60,14 @@ def read(folder: Path, name: str) -> dict[str, Any] | None:
         DataError: it is damaged.
     """
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        value = read_json(folder / name)
+        if not isinstance(value, dict):
+            raise ValueError(f"expected an object, found {type(value).__name__}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / name}: damaged ({error}); package the model again") from error
+    return value
 
 
 def change(row: dict[str, Any]) -> str:
@@ -98,8 +109,11 @@ def classes_section(folder: Path, runs: list[dict[str, Any]]) -> dict[str, Any] 
     """
     if not (folder / LABELS).is_file():
         return None
-    with np.load(folder / LABELS, allow_pickle=False) as file:
-        labels, dataset = file["labels"], str(file["dataset"])
+    try:
+        arrays = read_arrays(folder / LABELS)
+        labels, dataset = arrays["labels"], str(arrays["dataset"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder / LABELS}: damaged ({error}); package the model again") from error
     mine = [run for run in runs if run["subject"]["kind"] == "torch" and run["dataset"]["name"] == dataset]
     if not mine:
         return None
@@ -125,7 +139,7 @@ def draw_classes(folder: Path, runs: list[dict[str, Any]]) -> None:
     run = found["run"]
     bars = [(name, row["clean"], row["robust"], tuple(row["interval"])) for name, row in found["rows"]]
     title = f"By class: {found['threat']}, protocol {run['protocol']}, {found['images'].replace(',', '')} images"
-    draw_results.draw_classes(bars, folder / CLASSES_FIGURE, title=title)
+    classes.draw_classes(bars, folder / CLASSES_FIGURE, title=title)
 
 
 def curve_section(folder: Path) -> dict[str, Any] | None:

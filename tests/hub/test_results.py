@@ -1,28 +1,18 @@
-"""Tables of results: generated from evidence, and the committed ones are what is generated."""
+"""Rows of the tables of results: what a release folder's own evidence says."""
 
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import timm
 
-import rnas_zoo
 from rnas_zoo import resources
-from rnas_zoo.errors import DataError, UsageError
-from rnas_zoo.hub import results
+from rnas_zoo.errors import DataError
+from rnas_zoo.hub import results, results_page
 from rnas_zoo.intervals import clopper_pearson
 from rnas_zoo.verification import evidence
 from rnas_zoo.verification.run import verify
-
-ROOT = Path(rnas_zoo.__file__).parents[1]
-
-
-def test_the_committed_tables_are_the_generated_ones():
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results.document(), "run `make results`"
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.with_block(readme, results.block(), "README.md") == readme, "run `make results`"
 
 
 def test_a_release_s_row_is_its_evidence(release):
@@ -69,12 +59,12 @@ def test_adaptive_runs_count_only_under_the_threat_trained_against_and_the_stron
     found = results.read(folder)
     assert list(found.sizes) == ["4/255", "16/255"]
     assert found.sizes["16/255"]["protocol"] == "standard"
-    text = results.measured([found])
+    text = results_page.measured([found])
     assert "| model | trained for | clean | L∞ 4/255 | L∞ 16/255 |" in text
     low, high = clopper_pearson(round(6 * standard["robust_accuracy"]), 6)
     cell = f"{100 * standard['robust_accuracy']:.1f} %, {100 * low:.1f} % to {100 * high:.1f} %"
     assert text.count(f"| {cell} |") == 1
-    assert "What robustness costs" not in results.measured([replace(found, sizes={"16/255": standard})])
+    assert "What robustness costs" not in results_page.measured([replace(found, sizes={"16/255": standard})])
 
 
 def test_tables_are_by_data_set(release, tmp_path, monkeypatch):
@@ -88,11 +78,11 @@ def test_tables_are_by_data_set(release, tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "folder", lambda name: cards if name == "model_cards" else folder(name))
     found = results.collect()
     assert [result.dataset for result in found] == ["cifar10", "digits"]
-    lines = results.measured(found).splitlines()
+    lines = results_page.measured(found).splitlines()
     assert lines[0] == "### cifar10"
     assert lines[4].startswith("| `other` | ")
     assert {line.count("|") for line in lines if line.startswith("|")} == {len(results.HEADER) + 1}
-    assert "No release" in results.measured([])
+    assert "No release" in results_page.measured([])
 
 
 def test_a_release_without_evidence_is_refused(release, tmp_path):
@@ -100,46 +90,3 @@ def test_a_release_without_evidence_is_refused(release, tmp_path):
     (folder / "robustness.json").unlink()
     with pytest.raises(DataError, match="no evidence on its weights"):
         results.read(folder)
-
-
-@pytest.mark.parametrize("text", ["", "<!-- results -->", "<!-- /results --> <!-- results -->"])
-def test_a_file_without_both_markers_is_refused(text):
-    with pytest.raises(UsageError, match=r"README\.md needs one <!-- results -->"):
-        results.with_block(text, "new", "README.md")
-
-
-def test_the_command_writes_the_document_and_between_the_markers(tmp_path):
-    (tmp_path / "R.md").write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    results.main([str(tmp_path / "results.md"), str(tmp_path / "R.md")])
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") == results.document()
-    text = (tmp_path / "R.md").read_text(encoding="utf-8")
-    assert text == f"before\n{results.block()}\nafter\n"
-    assert "old" not in text
-    with pytest.raises(UsageError, match="python -m"):
-        results.main([])
-
-
-PAPERS = json.loads((resources.folder("docs") / "papers.json").read_text(encoding="utf-8"))
-
-
-def test_papers_figures_are_of_our_architectures_have_sources_and_are_marked():
-    for table in PAPERS["tables"]:
-        assert table["source"]
-        assert table["protocol"]
-        for row in table["rows"]:
-            assert timm.is_model(row["architecture"])
-            numbers = {key: value for key, value in row.items() if key in results.COLUMNS}
-            assert row.keys() - numbers.keys() <= {"architecture", "called", "note"}
-            assert all(0 < value < 100 for value in numbers.values())
-            under = [numbers[key] for key in ("clean", "fgsm", "pgd20", "pgd100", "aa") if key in numbers]
-            assert under == sorted(under, reverse=True)
-            if "parameters_millions" in row:
-                size = sum(p.numel() for p in timm.create_model(row["architecture"]).parameters()) / 1e6
-                assert row["parameters_millions"] == pytest.approx(size, rel=0.1)
-    assert "not measured by us" in results.reported()
-
-
-def test_damaged_papers_are_refused(tmp_path):
-    (tmp_path / "papers.json").write_text('{"tables": [{}]}')
-    with pytest.raises(DataError, match=r"papers\.json: no readable file"):
-        results.reported(tmp_path / "papers.json")
