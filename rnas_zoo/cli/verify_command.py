@@ -39,7 +39,7 @@ from .common import (
 @click.option("-n", "--n", type=click.IntRange(1), help="First N test images in official order; 256 by default.")
 @click.option("--indices", type=click.Path(path_type=Path), help="File of positions (text or .npy) instead of --n.")
 @click.option("--seed", type=click.IntRange(0), help="Seeds attacks, never the choice of images; 0 by default.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images asked at once.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for a timm name (.safetensors).")
 @click.option("--transfer-from", metavar="REF", help="Attack this model and judge what breaks it by REF.")
 @click.option("--adversarial", type=click.Path(path_type=Path), help="Judge the images x_adv of an .npz file.")
@@ -52,7 +52,10 @@ from .common import (
 @click.option("--time-budget", type=DURATION, help="Stop after 90s, 10m, ... with what is settled (exit code 3).")
 @click.option("--save", is_flag=True, help="Add the run to the release folder's evidence and write its card anew.")
 @click.option("--save-adversarial", type=click.Path(path_type=Path), help="Write the adversarial images to an .npz.")
-@click.option("--format", "form", type=click.Choice(["table", "robustbench"]), default="table", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "robustbench"]), default="table", show_default=True,
+    help="A table, or RobustBench's model_info as JSON.",
+)  # fmt: skip
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -118,17 +121,19 @@ def command(
     if predictions or pack:
         _judge_predictions(context, as_json)
         return
+    if explain:
+        from ..verification import flags
+
+        click.echo(flags.explain(explain))
+        return
     from ..engine import distribution
     from ..engine.progress import reporter
     from ..errors import UsageError
-    from ..files import write_text
+    from ..files import exclusive, write_text
     from ..hub import card, client, reverify
-    from ..verification import claims, evidence, flags
+    from ..verification import claims, evidence
     from ..verification.request import Request
 
-    if explain:
-        click.echo(flags.explain(explain))
-        return
     if ref is None:
         raise click.UsageError(
             "Missing argument 'REF': a timm name, a release folder, hf-hub:owner/name, an .onnx file, file.py:function."
@@ -187,7 +192,8 @@ def command(
         outcome = request.outcome(report)
     if save and request.folder is not None:
         evidence.append(request.folder, report.run, report.verdicts)
-        write_text(request.folder / "README.md", card.render(request.folder))
+        with exclusive(request.folder):
+            write_text(request.folder / "README.md", card.render(request.folder))
     if save_adversarial:
         request.save_adversarial(report, save_adversarial)
     if form == "robustbench":

@@ -83,13 +83,14 @@ FEW_QUERIES = Stage("square", square, Square(queries=500), scores=True)
 UNROUNDED = "-fp"  # ends the names of attacks that follow the network without its rounding
 
 
-def stages(protocol: str, int8: bool = False, rounds: bool = False) -> tuple[Stage, ...]:
+def stages(protocol: str, asked: bool = False, rounds: bool = False) -> tuple[Stage, ...]:
     """The attacks of a protocol.
 
     Args:
-        int8: of an int8 file: Square, with 500 queries, ends a protocol that has none.
-        rounds: of one that rounds its activations as well: each attack that follows gradients is run through rounding
-            that counts as the identity, and then through the network without rounding.
+        asked: of a file whose gradients may mislead or are missing (int8, or a graph without a differentiable twin):
+            Square, with 500 queries, ends a protocol that has none.
+        rounds: of an int8 file that rounds its activations as well: each attack that follows gradients is run through
+            rounding that counts as the identity, and then through the network without rounding.
 
     Raises:
         UnknownNameError: no such protocol.
@@ -102,12 +103,12 @@ def stages(protocol: str, int8: bool = False, rounds: bool = False) -> tuple[Sta
         found.append(stage)
         if rounds and not stage.scores:
             found.append(replace(stage, name=stage.name + UNROUNDED, unrounded=True))
-    if int8 and all(stage.name != "square" for stage in found):
+    if asked and all(stage.name != "square" for stage in found):
         found.append(FEW_QUERIES)
     return tuple(found)
 
 
-def parameters(protocol: str, int8: bool = False, rounds: bool = False) -> dict[str, dict[str, Any]]:
+def parameters(protocol: str, asked: bool = False, rounds: bool = False) -> dict[str, dict[str, Any]]:
     """Every parameter of every attack, for the record; see `stages`."""
-    attacks = stages(protocol, int8, rounds)
+    attacks = stages(protocol, asked, rounds)
     return {stage.name: asdict(stage.config) for stage in attacks if stage.config is not None}

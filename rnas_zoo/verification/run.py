@@ -52,6 +52,7 @@ class Report:
 
     @property
     def clean_accuracy(self) -> float:
+        """Fraction of the unperturbed images classified correctly."""
         return self.run["clean_accuracy"]
 
     @property
@@ -65,7 +66,7 @@ class Report:
         return len(self.x_adv) < self.asked
 
     def accuracy_under(self, attack: str) -> float:
-        """See `evidence.accuracy_under`."""
+        """Accuracy under one attack of the protocol, and where each only sees what is left, those before it."""
         return evidence.accuracy_under(self.run, attack)
 
 
@@ -109,6 +110,7 @@ def verify(
         seed: keys the attacks' draws, never the choice of images.
         batch_size: rows a network is asked at once.
         positions: place of each image in its data set's official order, integers (N,); 0, 1, 2, … by default.
+        checkpoint: weights for a timm name, a .safetensors file.
         preprocessing: what a foreign model expects of its input.
         transfer_from: attack this model instead, and judge what breaks it by `model` (protocol `transfer`).
         adversarial: images somebody else found, as x; they are judged and nothing is attacked (protocol `given`).
@@ -116,6 +118,8 @@ def verify(
         time_budget: seconds; the report then covers the images settled by then.
         declared: clean accuracy stated elsewhere; far less means wrong preprocessing.
         checks: whether to look for signs that the result would mislead (see flags.md).
+        device: where networks run; `auto` takes a GPU if there is one.
+        reporter: hears of attacks and their progress; silent by default.
 
     Raises:
         DataError: images outside [0, 1] or of the wrong size, or labels the model has no class for.
@@ -124,6 +128,14 @@ def verify(
         CheckpointError: `resume` belongs to another verification.
         BudgetReachedError: the time budget ended before any image was settled.
         UnknownNameError: no such protocol.
+
+    Example:
+        import rnas_zoo
+
+        threat = rnas_zoo.Threat("linf", "16/255")
+        name = "rnas_wrn10_1.pgd_digits_linf16"
+        report = rnas_zoo.verify(name, data_name="digits", threat=threat, protocol="standard", n=256)
+        print(report.clean_accuracy, report.robust_accuracy)
     """
     threat, reporter = threat or Threat(), reporter or Silent()
     if threat.per_image:
@@ -143,9 +155,10 @@ def verify(
         chosen = _subject(model, checkpoint=checkpoint, preprocessing=preprocessing, **options)
         source = None if transfer_from is None else _subject(transfer_from, **options)
         images.check_fit(chosen, pixels, labels, dataset["name"])
-        int8 = chosen.kind == "int8" and source is None and adversarial is None
-        asked = (int8, int8 and chosen.rounds)
-        attacks = stages(protocol, *asked)
+        own = source is None and adversarial is None
+        int8 = own and chosen.kind == "int8"
+        more = (int8 or (own and chosen.score_only is not None), int8 and chosen.rounds)
+        attacks = stages(protocol, *more)
         begin, hashes = time.monotonic(), hashes_of(pixels)
         identity = {
             "subject": chosen.sha256,
@@ -154,7 +167,7 @@ def verify(
             "norm": threat.norm,
             "eps": threat.eps_text,
             "protocol": protocol,
-            "params": parameters(protocol, *asked),
+            "params": parameters(protocol, *more),
             "seed": seed,
             "preprocessing": chosen.preprocessing,
             "source": source.sha256 if source else None,

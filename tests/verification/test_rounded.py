@@ -202,6 +202,26 @@ def test_without_any_twin_the_session_is_asked(tmp_path):
     assert any(text.startswith("score-only") for text in report.run["flags"])
 
 
+def test_a_float_file_without_a_twin_is_asked_by_every_protocol(tmp_path):
+    nodes = [
+        helper.make_node("Shrink", ["image"], ["same"], lambd=0.0, bias=0.0),
+        helper.make_node("Flatten", ["same"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1),
+    ]
+    model = onnx.load(planted(tmp_path / "blind.onnx", EVEN, 1.0, gain=100 / PIXELS))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "blind.onnx")
+    x, y, distance = images(EVEN, 0.012, 0.045)
+    for protocol, attacks in (("fast", ["square"]), ("quick", ["noise", "square"])):
+        report = full_verify(tmp_path / "blind.onnx", x, y, threat=Threat("linf", EPS), protocol=protocol, device="cpu")
+        assert report.run["subject"]["kind"] == "onnx"
+        ran = [name for name, totals in report.run["attacks"].items() if totals["passes"]]
+        assert ran == attacks
+        assert evidence.standing(report.verdicts).tolist() == (distance > EPS).tolist()
+        assert any(text.startswith("score-only") for text in report.run["flags"])
+
+
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
