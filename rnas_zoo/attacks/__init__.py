@@ -1,4 +1,18 @@
-"""Adversarial attacks: one file per attack, one signature, images in [0, 1]."""
+"""Adversarial attacks: one file per attack, one signature, images in [0, 1].
+
+    attack(model, x, y, threat, config, keys) -> AttackResult
+
+An attack proposes images; a verification judges them once more on the model that counts. Functions whose names end in
+`_images` are for training: they return images (N, C, H, W) that nobody has judged.
+
+Args:
+    model: maps images (N, C, H, W) in [0, 1] to logits (N, K); a module should be in evaluation mode.
+    x: clean images, floating point, (N, C, H, W) in [0, 1].
+    y: their labels, integers (N,).
+    threat: the norm and ε, in pixels of [0, 1].
+    config: the attack's own numbers, a frozen dataclass.
+    keys: what draws are keyed by, so that a result depends neither on the batch nor on the order of the images.
+"""
 
 from .apgd import APGD, APGDT, apgd, apgd_t
 from .cw import CW, cw, mean_l2

@@ -43,7 +43,13 @@ class APGD:
 
 @dataclass(frozen=True)
 class APGDT:
-    """Targeted Auto-PGD on the DLR loss towards the classes of rank 2 to `targets` + 1 of the clean logits."""
+    """Targeted Auto-PGD on the DLR loss.
+
+    Attributes:
+        targets: number of classes to aim at, of rank 2 to `targets` + 1 of the clean logits.
+        steps: gradient steps towards each of them.
+        rho: as for `APGD`.
+    """
 
     targets: int = 9
     steps: int = 100

@@ -65,9 +65,9 @@ def cw(model: Logits, x: Tensor, y: Tensor, threat: Threat, config: CW, keys: Ke
 
 
 def mean_l2(result: AttackResult, x: Tensor) -> tuple[float, int]:
-    """Mean L2 distance, in pixels of [0, 1], of the images found from x, and their number; (nan, 0) if there are none.
+    """Mean L2 distance, in pixels of [0, 1], of the images a result found from x (N, C, H, W), and their number.
 
-    Images misclassified from the start count, with a distance near 0.
+    (nan, 0) if there are none. Images misclassified from the start count, with a distance near 0.
     """
     distances = Threat("l2", 0).distance(result.x_adv, x)[result.broken]
     return float(distances.mean()), len(distances)

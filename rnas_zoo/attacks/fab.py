@@ -26,6 +26,8 @@ class FABT:
     """Targeted FAB: classes of rank 2 to `targets` + 1, no random start.
 
     Attributes:
+        targets: number of classes to aim at.
+        steps: steps towards each of them.
         alpha_max: largest weight of the clean image's projection.
         eta: overshoot across the boundary.
         beta: share of the perturbation kept after a success.

@@ -33,7 +33,13 @@ class NFGSM:
 
 @dataclass(frozen=True)
 class FGSMRS(NFGSM):
-    """FGSM-RS, "fast" adversarial training: noise of size ε, a step of 1.25 ε, projected onto the ball."""
+    """FGSM-RS, "fast" adversarial training (Wong et al., ICLR 2020): other numbers for `NFGSM`'s attributes.
+
+    Attributes:
+        noise: size of the uniform noise in ε.
+        relative_step: size of the step in ε.
+        project: whether the image found is projected onto the ball.
+    """
 
     noise: float = 1.0
     relative_step: float = 1.25

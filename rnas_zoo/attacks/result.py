@@ -15,13 +15,18 @@ WIDE = (slice(None), None, None, None)  # one value per image, to be spread over
 
 @dataclass(frozen=True)
 class Keys:
-    """What draws are keyed by: a seed, and the position of each image in its data set, shape (N,)."""
+    """What draws are keyed by.
+
+    Attributes:
+        seed: any integer; another seed draws anew.
+        positions: place of each image in its data set, integers (N,).
+    """
 
     seed: int
     positions: Tensor
 
     def take(self, rows: Tensor) -> Keys:
-        """The keys of some of the images."""
+        """The keys of some of the images, by their `rows` in the batch, integers (M,)."""
         return Keys(self.seed, self.positions[rows])
 
 

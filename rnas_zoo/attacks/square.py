@@ -20,7 +20,12 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Square:
-    """Square Attack as AutoAttack runs it: the schedule of patch sizes is not rescaled to the number of queries."""
+    """Square Attack as AutoAttack runs it: the schedule of patch sizes is not rescaled to the number of queries.
+
+    Attributes:
+        queries: forward passes per image after the first.
+        p_init: share of the image that the first squares cover.
+    """
 
     queries: int = 5000
     p_init: float = 0.8

@@ -24,6 +24,12 @@ class Threat:
 
     Raises:
         UsageError: unknown norm, or eps outside its range.
+
+    Example:
+        import rnas_zoo
+
+        assert rnas_zoo.Threat("linf", "8/255").eps == 8 / 255
+        assert str(rnas_zoo.Threat("l2", 0.5)) == "L2 0.5"
     """
 
     norm: str = "linf"
@@ -63,7 +69,7 @@ class Threat:
         return found
 
     def take(self, rows: Tensor) -> Threat:
-        """The threat model of some of the images."""
+        """The threat model of some of the images, by their `rows` in the batch, integers (M,)."""
         return Threat(self.norm, self.eps[rows]) if self.per_image else self
 
     @property
@@ -85,12 +91,12 @@ class Threat:
         return f"{'L∞' if self.norm == 'linf' else 'L2'} {self.eps_text}"
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Norms of the differences of two batches (N, C, H, W), shape (N,)."""
+        """Norms of the differences of two batches x and y (N, C, H, W), shape (N,), in pixels of [0, 1]."""
         difference = (x - y).flatten(1)
         return difference.abs().amax(1) if self.norm == "linf" else difference.norm(dim=1)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Nearest images of the ball around x, clamped to [0, 1]."""
+        """Of images x_adv the nearest ones in the ball around x, clamped to [0, 1]; (N, C, H, W) each."""
         delta = x_adv - x
         if self.norm == "linf":
             delta = delta.clamp(-self.radius, self.radius)
@@ -100,7 +106,7 @@ class Threat:
         return (x + delta).clamp(0, 1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """Steepest ascent direction of unit size: the sign, or the normalised gradient."""
+        """Steepest ascent direction of unit size of a gradient (N, C, H, W): its sign, or the gradient normalised."""
         if self.norm == "linf":
             return gradient.sign()
         return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]

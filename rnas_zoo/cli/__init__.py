@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import RnasZooError
+from ..files import no_room
 
 COMMANDS = {
     "demo": "The whole line on handwritten digits in under five minutes.",
@@ -81,7 +82,12 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception:
+    except Exception as error:
+        if reason := no_room(error):
+            where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            sys.stderr.write(f"error: {where}{reason}. Make room, or write elsewhere.\n")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left for it is lost
+            return RnasZooError.exit_code
         traceback.print_exc()
         sys.stderr.write("internal error: please report the lines above together with `rnas-zoo doctor`\n")
         return INTERNAL_ERROR

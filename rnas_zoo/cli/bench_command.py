@@ -55,12 +55,12 @@ def command(
     """
     from ..deploy.bench import bench
     from ..deploy.contestants import Settings
-    from ..draw import check_suffix
-    from ..draw_bench import draw_bench
+    from ..drawing.bench import draw_bench
+    from ..drawing.canvas import check_suffix
     from ..engine import device as devices
     from ..engine.progress import reporter
     from ..errors import UsageError
-    from ..hub.results import markdown_table
+    from ..hub.sections import markdown_table
 
     if markdown and as_json:
         raise UsageError("--markdown and --json are two forms of one answer: give one of them")

@@ -56,7 +56,9 @@ def threat_options(eps: str | None = "8/255", norm: str | None = "linf") -> Call
             command
         )
         choice = click.Choice(["linf", "l2"])
-        return click.option("--norm", default=norm, show_default=norm is not None, type=choice)(command)
+        return click.option(
+            "--norm", default=norm, show_default=norm is not None, type=choice, help="Of the perturbations."
+        )(command)
 
     return decorate
 

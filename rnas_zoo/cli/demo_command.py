@@ -10,7 +10,9 @@ from .common import DURATION, json_option, print_json
 
 
 @click.command("demo")
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="The folder to write."
+)
 @click.option(
     "--time-budget", type=DURATION, default="130s", show_default=True, help="For search and training together."
 )

@@ -18,7 +18,8 @@ def command(name: str, out: Path | None) -> None:
     \b
     rnas-zoo draw rnas_arnas -o arnas.svg
     """
-    from .. import draw, genotype
+    from .. import genotype
+    from ..drawing.genotypes import draw_genotype
     from ..errors import UnknownNameError
 
     try:
@@ -29,4 +30,4 @@ def command(name: str, out: Path | None) -> None:
             found = genotype.resolve(name.rpartition("_")[0])
         except UnknownNameError:
             raise unknown from None
-    click.echo(str(draw.draw_genotype(found, out or Path(f"{found.name}.svg"))))
+    click.echo(str(draw_genotype(found, out or Path(f"{found.name}.svg"))))

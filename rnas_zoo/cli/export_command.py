@@ -31,7 +31,8 @@ from .common import (
 @click.option("--input", "form_input", type=click.Choice(["float32-nchw", "uint8-nhwc"]), default="float32-nchw",
               show_default=True, help="Images in [0, 1], or 8-bit pixels with the channels last.")  # fmt: skip
 @click.option("--resize", is_flag=True, help="Take uint8 images of any size and scale them inside the graph.")
-@click.option("--output", type=click.Choice(["logits", "probabilities"]), default="logits", show_default=True)
+@click.option("--output", type=click.Choice(["logits", "probabilities"]), default="logits", show_default=True,
+              help="What the file answers; probabilities are the softmax of the logits.")  # fmt: skip
 @click.option("--fp16", is_flag=True, help="Weights and activations in half precision.")
 @click.option("--opset", type=int, help="Version of the ONNX operators, 17 to 23; 20 by default.")
 @click.option("--quantize", type=click.Choice(["int8"]), help="Round to 8 bits; needs --data, whose training images "
@@ -45,7 +46,7 @@ from .common import (
 @click.option("--protocol", help="How robust accuracy is measured (see verify): quick, for int8 fast by default.")
 @threat_options()
 @click.option("-n", "--n", type=click.IntRange(1), default=256, show_default=True, help="First N test images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the attacks' draws.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for a timm name (.safetensors).")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_option

@@ -20,7 +20,7 @@ from .common import compute_options, computing, json_option, percent, print_json
 @click.option(
     "--n", type=click.IntRange(1), default=256, show_default=True, help="First N test images in official order."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the attacks' draws.")
 @click.option("--no-onnx", is_flag=True, help="Leave the ONNX file out.")
 @click.option("--int8", is_flag=True, help="Add model.int8.onnx, if it costs little accuracy.")
 @click.option("--limits-protocol", default="quick", show_default=True, help="Attacks beyond the threat model.")

@@ -21,7 +21,7 @@ from .common import fetched, json_option, percent, print_json, table
     show_default=True,
     help="Where to run; auto takes CUDA where there is a driver, any other is used or refused.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images asked at once.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; onnxruntime's choice by default.")
 @json_option
 def command(

@@ -32,9 +32,15 @@ if TYPE_CHECKING:
 @click.option("--data", "data_name", required=True, help=f"{DATA}.")
 @image_size_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The genotype .json file to write.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, halves and draws.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="So many of them, from --seed on.")
-@click.option("--preset", default="fast", show_default=True, type=click.Choice(["fast", "paper"]))
+@click.option(
+    "--preset",
+    default="fast",
+    show_default=True,
+    type=click.Choice(["fast", "paper"]),
+    help="Of all that is not given.",
+)
 @click.option("--teacher", metavar="REF", help="Robust teacher, for rnas_cl.")
 @click.option("--attack", type=click.Choice(["clean", "pgd", "nfgsm", "fgsm_rs"]), help="Images weights learn from.")
 @click.option("--attack-steps", type=click.IntRange(1), help="Of PGD, which this chooses.")
@@ -43,9 +49,11 @@ if TYPE_CHECKING:
 @click.option("--layers", type=click.IntRange(3), help="Cells of the supernet.")
 @click.option("--stem", type=click.Choice(["cifar", "cifar_stride2"]), help="Keep or halve the resolution first.")
 @click.option("--partial", type=click.IntRange(1), help="Search in one of so many parts of the channels.")
-@click.option("--batch-size", type=click.IntRange(1))
+@click.option("--batch-size", type=click.IntRange(1), help="Images per step, of each half.")
 @click.option("--arch-learning-rate", type=float, help="Of Adam on the architecture; 0 fits it to the steps.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]))
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), help="Of forward and backward passes; fp32 by default."
+)
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting; may be repeated.")
 @click.option("--steps", "total_steps", type=click.IntRange(1), help="Steps of each search; else they fit the budget.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each search without steps or budget.")
@@ -86,8 +94,8 @@ def command(
 
     \b
     rnas-zoo search --data digits --eps 16/255 --channels 4 --layers 3 --time-budget 2m -o found.json
-    rnas-zoo search --method rnas_vuln,darts,random --seeds 2 --data cifar10 --budget-passes 20M --max-params 1e6 \
-        -o best.json
+    rnas-zoo search --method rnas_vuln,darts,random --seeds 2 --data cifar10 --budget-passes 20M --max-params 1e6 \\
+      -o best.json
 
     \b
     rnas_vuln    under a limit on network vulnerability (RNAS beyond DARTS)

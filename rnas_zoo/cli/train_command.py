@@ -32,19 +32,23 @@ OBJECTIVES = ("clean", "pgd", "nfgsm", "fgsm_rs", "trades", "rslad", "rnas_cl")
 @click.option("--data", "data_name", help=f"{DATA}.")
 @image_size_option
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
-@click.option("--objective", type=click.Choice(OBJECTIVES))
+@click.option("--objective", type=click.Choice(OBJECTIVES), help="What is learned from; pgd by default.")
 @threat_options(None, None)
 @click.option("--attack-steps", type=click.IntRange(1), help="Of multi-step attacks.")
 @click.option("--teacher", metavar="REF", help="Robust teacher to distil from.")
 @click.option("--steps", "total_steps", type=click.IntRange(1), help="Optimisation steps.")
 @click.option("--fit", is_flag=True, help="Choose the steps that fit into --time-budget.")
-@click.option("--batch-size", type=click.IntRange(1))
-@click.option("--learning-rate", type=float)
+@click.option("--batch-size", type=click.IntRange(1), help="Images per step.")
+@click.option("--learning-rate", type=float, help="The largest of its schedule.")
 @click.option("--channels", type=click.IntRange(2), help="Width of a cell network.")
 @click.option("--layers", type=click.IntRange(3), help="Cells of a cell network.")
-@click.option("--stem", type=click.Choice(["cifar", "cifar_stride2", "imagenet"]))
-@click.option("--seed", type=click.IntRange(0))
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]))
+@click.option(
+    "--stem", type=click.Choice(["cifar", "cifar_stride2", "imagenet"]), help="First layers of a cell network."
+)
+@click.option("--seed", type=click.IntRange(0), help="Of weights and draws; 0 by default.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), help="Of forward and backward passes; fp32 by default."
+)
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting; may be repeated.")
 @budget_options
 @json_option
@@ -74,6 +78,7 @@ def command(
     rnas-zoo train --arch rnas_cl_s3 --data cifar10 --eps 8/255 --fit --time-budget 1h -o RUN
     rnas-zoo train --init model_cards/NAME --data FOLDER --eps 4/255 --fit --time-budget 20m -o RUN
     """
+    from ..engine import distribution
     from ..engine.overrides import changes
     from ..engine.progress import reporter
     from ..training.config import TrainConfig
@@ -85,10 +90,12 @@ def command(
         chosen["data"] = data_name
     sizes = {name: value for name, value in (("channels", channels), ("layers", layers), ("stem", stem)) if value}
     config = _configured(recipe, arch, init, chosen, sizes)
-    with computing(threads), reporter() as progress:
+    with computing(threads), reporter(quiet=distribution.rank() > 0) as progress:
         info = train(
             config, out, resume=resume, time_budget=time_budget, fit_budget=fit, device=device, reporter=progress
         )
+    if not distribution.main():
+        return
     if as_json:
         print_json(info)
         return

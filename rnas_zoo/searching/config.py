@@ -28,7 +28,9 @@ class SearchConfig:
 
     Attributes:
         method: name of a method, or `file.py:Class`.
+        data: data set name, .npz file or folder.
         preset: the preset these values started from; empty if none.
+        norm, eps: threat model of the search; eps in pixels of [0, 1], `8/255` as text.
         attack: images weight steps learn from: `clean`, `pgd`, `nfgsm` or `fgsm_rs`.
         attack_steps: of `pgd`.
         attack_mode: whether batch norms use running statistics (`eval`) or the batch's own (`train`) while attacking.
@@ -37,16 +39,22 @@ class SearchConfig:
         none: whether `none` is among the operations.
         total_steps: steps, each one of the architecture and one of the weights; 0: `epochs`, or fitted to a budget.
         epochs: passes over the weights' half of the training images.
+        batch_size: images per step, of each half.
         warmup: fraction of the steps without architecture steps.
         tail: last fraction of each epoch's steps, in which some methods do something else.
         shared: whether weights and architecture learn from the same images instead of two halves.
         optimizer: of the weights, `sgd` or `adam`; its learning rate falls along a cosine from `learning_rate` to
             `learning_rate_floor` times that.
+        momentum, weight_decay, clip: of the weights; `momentum` of `sgd` only, `clip` the largest norm of the gradient
+            (0: any).
         arch_learning_rate: of Adam on α; 0: 2 / architecture steps, between 6e-4 and 2e-2, so that short searches can
             decide as well.
         arch_learning_rate_floor: factor its cosine ends at; 1: constant.
+        arch_betas, arch_weight_decay: of Adam on α.
         augmentation: as in `data.AUGMENTATIONS`; empty for the data set's own.
         teacher: model reference of a robust teacher, for methods that distil.
+        seed: of weights, halves and draws.
+        precision: `fp32`, or `bf16` for forward and backward passes.
         image_size: height and width images are brought to (data.load); None: as they are.
         held_out_seed: which training images are held out where the data set has none of its own; the same ones for
             searches that are compared, whatever their seeds.
@@ -92,4 +100,5 @@ class SearchConfig:
 
     @property
     def threat(self) -> Threat:
+        """`norm` and `eps` as a threat model."""
         return Threat(self.norm, self.eps)

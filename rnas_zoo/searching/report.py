@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import draw, draw_search, intervals
+from .. import intervals
+from ..drawing.genotypes import draw_genotype
+from ..drawing.searches import Point, draw_alphas, draw_pareto
 from ..files import write_text
 from ..genotype import PRIMITIVES, Channels, Genotype
 from .channel_supernet import WIDTHS
@@ -23,19 +25,16 @@ def write(folder: Path, winner: Genotype, told: Mapping[str, Any], alphas: Path,
         alphas: softmax(α) of the winner's search, as `searching.run` records it.
         config: of the winner's search.
     """
-    pictures = {"The chosen architecture": draw.draw_genotype(winner, folder / "cells.svg")}
+    pictures = {"The chosen architecture": draw_genotype(winner, folder / "cells.svg")}
     if alphas.is_file():
         with np.load(alphas) as history:
             title = f"softmax(α) during the search {told['chosen']}"
-            picture = draw_search.draw_alphas(
-                dict(history), folder / "alphas.svg", title=title, choices=choices(winner, config)
-            )
+            picture = draw_alphas(dict(history), folder / "alphas.svg", title=title, choices=choices(winner, config))
         pictures["Its architecture parameters during the search"] = picture
     points = [
-        draw_search.Point(row["name"], row["method"], row["macs"] / 1e6, row["pgd"], interval(row))
-        for row in told["candidates"]
+        Point(row["name"], row["method"], row["macs"] / 1e6, row["pgd"], interval(row)) for row in told["candidates"]
     ]
-    picture = draw_search.draw_pareto(points, folder / "pareto.svg", title="Candidates: robustness against cost")
+    picture = draw_pareto(points, folder / "pareto.svg", title="Candidates: robustness against cost")
     pictures["All candidates; the line joins those that no other beats at both"] = picture
     write_text(folder / "report.md", text(winner, told, {name: path.name for name, path in pictures.items()}))
 

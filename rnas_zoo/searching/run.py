@@ -41,6 +41,12 @@ def configured(data: str, method: str = "darts", preset: str = "fast", **changes
     learning rate in proportion. Channels that do not divide into as many parts as the preset's `partial`, or leave
     fewer than four to a part, have half as many parts, or a quarter, ...: of 4 parts, 8 channels keep two, 4 keep one.
 
+    Args:
+        data: data set name, .npz file or folder.
+        method: a name of `methods.METHODS`, of an entry point, or `path/to/file.py:Class`.
+        preset: `fast` or `paper`.
+        changes: fields of `SearchConfig` with other values than the preset's; `settings` is merged key by key.
+
     Raises:
         UsageError: unknown preset, field or value.
         UnknownNameError: no such method.
@@ -112,11 +118,15 @@ def search(
     Without `config.total_steps`, the steps are those that fit the budget, or `config.epochs` epochs without one.
 
     Args:
+        config: what is searched and how; `configured` makes one from a preset.
+        out: the genotype's .json file.
         time_budget: seconds, after which the run stops resumably.
         pass_budget: forward and backward image passes of the supernet to fit the steps to.
         fit_budget: choose the steps to fit `time_budget`.
         fit_seconds: choose the steps to fit this many seconds, without stopping after them.
         resume: continue the run that is there already; a finished one is returned as it is.
+        device: where the search runs; `auto` takes a GPU if there is one.
+        reporter: hears of steps and warnings; silent by default.
 
     Raises:
         BudgetReachedError, InterruptedRunError: the run stopped; it resumes.

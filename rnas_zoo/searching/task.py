@@ -40,6 +40,8 @@ class SearchTask:
 
     Args:
         config: with `total_steps` set.
+        dataset: its training images are halved; held-out ones are only watched.
+        device: where everything runs.
         teacher: maps images in [0, 1] to logits, for methods that distil; it is frozen here.
         capture: whole steps as CUDA graphs, where there is CUDA.
 
@@ -161,26 +163,36 @@ class SearchTask:
     # --- what methods use ---------------------------------------------------------------------------------------------
 
     def attack(self, x: Tensor, y: Tensor, keys: Keys) -> Tensor:
-        """Images the configured attack finds on the supernet as it is, without gradients of weights or α."""
+        """Images (N, 3, H, W) the configured attack finds on the supernet as it is, from x (N, 3, H, W) in [0, 1] with
+        labels y (N,); draws are keyed by `keys`, and weights and α get no gradients.
+        """
         return self.perturb(self.net, x, y, self.threat, keys)
 
     def gradients(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Of the loss, averaged over all processes; zeros for parameters without a part in it."""
+        """Of a loss without dimensions, averaged over all processes; zeros for parameters without a part in it."""
         found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         return self.average([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Means over all processes."""
+        """Means over all processes of tensors of any shape; the same number and shapes everywhere."""
         return distribution.average(tensors)
 
     def update(self, gradients: Sequence[Tensor]) -> None:
-        """One optimiser step on the architecture parameters."""
+        """One optimiser step on the architecture parameters along `gradients`, shaped like `alphas`."""
         for alpha, gradient in zip(self.alphas, gradients, strict=True):
             alpha.grad = gradient
         self.arch_optimizer.step()
 
     def unrolled(self, inner: Callable[[], Tensor], outers: Sequence[Callable[[], Tensor]]) -> list[Outer]:
-        """Second-order gradients of the outer losses through one virtual weight step on the inner one."""
+        """Second-order gradients of the outer losses through one virtual weight step on the inner one.
+
+        Args:
+            inner: gives the loss of the virtual step, at the weights as they are.
+            outers: give the losses at the weights after it.
+
+        Raises:
+            UsageError: the optimizer of the weights is not `sgd`.
+        """
         if self.config.optimizer != "sgd":
             raise UsageError("second-order gradients unroll a step of SGD; set optimizer to sgd")
         buffers = [self.weight_optimizer.state[weight].get("momentum_buffer") for weight in self.weights]
@@ -189,7 +201,7 @@ class SearchTask:
             return unrolled(self.weights, self.alphas, inner, outers, virtual, self.gradients)
 
     def expected(self, measure: str) -> Tensor:
-        """Expected `parameters` or `macs` of the networks that α describes (searching.cost)."""
+        """Expected size of the networks that α describes (searching.cost), by the measure `parameters` or `macs`."""
         if isinstance(self.net, ChannelSupernet):
             return self.net.expected_macs()
         if measure not in self.costs:
@@ -198,7 +210,7 @@ class SearchTask:
         return cost.expectation(dict(self.net.alphas.items()), self.costs[measure])
 
     def expected_at_start(self, measure: str) -> Tensor:
-        """The same at uniform α."""
+        """`expected` of the same measure at uniform α."""
         self.expected(measure)
         uniform = {role: torch.zeros_like(alpha) for role, alpha in self.net.alphas.items()}
         return cost.expectation(uniform, self.costs[measure])

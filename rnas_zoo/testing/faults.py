@@ -55,7 +55,7 @@ class Fault:
         return self.times is not None and self.happened >= self.times
 
     def fits(self, method: str, names: Iterable[str]) -> bool:
-        """Whether a request of this method, about these paths, meets the fault."""
+        """Whether a request of this HTTP method about these paths (`names`) meets the fault."""
         right_method = self.method in (None, method)
         return right_method and not self.spent and any(fnmatch.fnmatchcase(name, self.path) for name in names)
 

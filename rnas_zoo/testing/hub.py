@@ -101,7 +101,11 @@ class LocalHub:
         status: int | None = None,
         after: int | None = None,
     ) -> Fault:
-        """Show a fault the next `times` times (None: always) that a request fits; kinds and arguments are in `faults`.
+        """Show a fault the next `times` times (None: always) that a request fits.
+
+        Args:
+            kind: one of `faults.KINDS`, such as `truncate` or `error`.
+            path, method, seconds, status, after: see `faults.Fault`.
 
         Raises:
             UsageError: an unknown kind, or arguments that do not belong to it.
@@ -110,6 +114,10 @@ class LocalHub:
 
     def gate(self, repo: str, closed: bool = True) -> None:
         """Refuse everyone the files of a repository, as the Hub does to those without access, or open them again.
+
+        Args:
+            repo: owner/name.
+            closed: False opens it.
 
         Raises:
             Refused: there is no such repository.
@@ -185,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def usage(hub: LocalHub) -> str:
-    """How a client uses a Hub that serves, as two lines for a shell and a few words."""
+    """How a client uses the `hub`, which serves: two lines for a shell and a few words."""
     values = hub.environment()
     who = [f"{name}={shlex.quote(values.pop(name))}" for name in ("HF_TOKEN", "HF_HOME")]
     how = [f"{name}={shlex.quote(value)}" for name, value in values.items()]

@@ -61,7 +61,7 @@ def find(name: str) -> type[Method]:
 
 
 def build(name: str, settings: dict[str, Any]) -> Method:
-    """A method with its settings checked.
+    """The method of a name (see `find`) with its settings checked.
 
     Raises:
         UsageError: unknown settings, or values of the wrong type or out of range.

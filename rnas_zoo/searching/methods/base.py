@@ -44,7 +44,8 @@ class Method:
       `average(tensors)` averages anything else;
     * `unrolled(inner, outers)`: second-order gradients of outer losses through one virtual step on the inner one;
     * `update(gradients)`: one optimiser step on the architecture parameters;
-    * `expected("parameters")`, `expected("macs")`: of the networks α describes, differentiable;
+    * `expected("parameters")`, `expected("macs")`: of the networks α describes, differentiable; `expected_at_start`
+      the same at uniform α;
     * `config`, `threat`, `device`, `teacher`, `in_tail` (after the warm-up, the last `config.tail` of an epoch's
       steps), `fraction` (of all steps that is done) and `learning_rate` (of the weights), both tensors.
 
@@ -59,6 +60,7 @@ class Method:
         searches: whether there are architecture and weight steps at all.
         arch_phases: in which phases of an epoch, its `search` and its `tail`, architecture steps change anything.
         second_order: whether architecture steps need gradients of the weights; these are switched off otherwise.
+        settings: the numbers of this search, a `Settings`; its defaults if none are given.
         state: tensors that change during a search; checkpoints keep them.
     """
 
@@ -74,15 +76,26 @@ class Method:
         self.state: dict[str, Tensor] = {}
 
     def weight_loss(self, search: SearchTask, x: Tensor, y: Tensor, keys: Keys) -> Tensor | None:
-        """What the weights minimise on a training batch; None: the weights rest in this step."""
+        """What the weights minimise on a training batch; None: the weights rest in this step.
+
+        Args:
+            search: see above.
+            x, y: images (N, 3, H, W) in [0, 1] and their labels (N,).
+            keys: for draws, such as the attack's.
+        """
         return F.cross_entropy(search.net(search.attack(x, y, keys)), y)
 
     def arch_step(self, search: SearchTask, train: Batch, validation: Batch, keys: Keys) -> Metrics:
         """Change the architecture parameters, and tell what was measured on the way.
 
         Args:
-            train, validation: a batch of each half of the training images; the weight step of the same index learns
-                from the same training batch.
+            search: see above.
+            train, validation: a batch of each half of the training images, (N, 3, H, W) in [0, 1] and labels (N,); the
+                weight step of the same index learns from the same training batch.
+            keys: for draws; others than those of the weight step.
+
+        Returns:
+            Numbers by name, tensors without dimensions, for the run's record.
         """
         x, y = validation
         loss = F.cross_entropy(search.net(x), y)

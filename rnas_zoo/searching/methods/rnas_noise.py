@@ -1,7 +1,7 @@
 """RNAS with noise examples (Zhu, Li, Liu, Wang, arXiv 2304.02845): a reconstruction.
 
 The abstract says that noise examples take the place of adversarial ones, and that a regulariser balances natural
-accuracy and robustness; no equations, numbers or code are public. This file reads it as
+accuracy and robustness. The body of the paper was not at hand and no code is public. This file reads the abstract as
 
     min over α of CE_val(f(x)) + λ KL(f(x) ‖ f(x̃))   subject to   w = argmin CE_train(f(x̃)),   x̃ = clip(x + δ, 0, 1)
 

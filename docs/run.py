@@ -1,0 +1,234 @@
+"""Run a page of the documentation: its blocks, from top to bottom, in one folder.
+
+    python docs/run.py docs/howto/fine_tune.md                 # in a new temporary folder, as written
+    python docs/run.py --quick docs/howto/fine_tune.md -C out   # budgets cut down, as the tests run it
+
+A `sh` block is a script of its own for bash, all `python` blocks share one namespace, other languages are shown and not
+run. A comment on the line before a block says more: `<!-- file: NAME -->` writes the block to a file instead,
+`<!-- not run: REASON -->` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parents[1]
+LINKED = ("recipes", "genotypes", "model_cards", "benchmarks", "export")
+LANGUAGES = ("sh", "python", "text", "toml", "json", "yaml", "cpp", "bibtex")
+REASONS = (
+    "needs a GPU",
+    "needs several GPUs",
+    "needs the real Hub",
+    "sets up an environment",
+    "opens a server",
+    "needs hours",
+    "measures time",
+)
+QUICK = {
+    "sh": (
+        (r"(?<=\s)(--n|-n)([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(8, int(m[3]))}"),
+        (r"(?<=\s)(--steps)([ =])\d+", r"\1\g<2>2"),
+        (r"\btotal_steps=\d+", "total_steps=2"),
+        (r"(?<=\s)(--time-budget)([ =])\S+", r"\1\g<2>3s"),
+        (r"(?<=\s)(--budget-passes)([ =])\S+", r"\1\g<2>200"),
+        (r"(?<=\s)(--(?:onnx-|also-|limits-)?protocol)([ =])(?:standard|fast|full)", r"\1\g<2>quick"),
+        (r"(?<=\s)(--(?:seeds|repeats))([ =])\d+", r"\1\g<2>1"),
+        (r"(?<=\s)(--seconds)([ =])[\d.]+", r"\1\g<2>0.05"),
+        (r"(rnas_zoo|rnas-zoo) search (?!.*--channels)", r"\1 search --channels 2 --layers 3 --batch-size 8 "),
+        (r"(?<=\s)(\S*recipes/\S+\.toml)", r"\1 --steps 2 --set batch_size=16 --set holdout=0.1"),
+    ),
+    "python": (
+        (r"\bprotocol=\"(?:standard|fast|full)\"", 'protocol="quick"'),
+        (r"\bn=\d{2,}", "n=8"),
+        (r"\b(total_)?steps=\d+", r"\1steps=2"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, code, first line on the page, and what the comment before it says."""
+
+    language: str
+    code: str
+    line: int
+    file: str | None = None
+    not_run: str | None = None
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a page, in order.
+
+    Raises:
+        ValueError: a block without one of LANGUAGES, or left out for none of REASONS.
+    """
+    found = []
+    comment = ""
+    for token in MarkdownIt().parse(text):
+        if token.type == "fence":
+            line = (token.map or [0])[0] + 1
+            file = re.fullmatch(r"<!-- file: (\S+) -->", comment)
+            left_out = re.fullmatch(r"<!-- not run: (.+) -->", comment)
+            if token.info not in LANGUAGES:
+                raise ValueError(
+                    f"line {line}: a block of {token.info or 'no language'}; known: {', '.join(LANGUAGES)}"
+                )
+            if left_out and left_out[1] not in REASONS:
+                raise ValueError(f"line {line}: not run for {left_out[1]!r}; reasons: {', '.join(REASONS)}")
+            found.append(
+                Block(token.info, token.content, line, file and file[1], left_out[1] if left_out else None)  # type: ignore[arg-type]
+            )
+        comment = token.content.strip() if token.type == "html_block" else ""
+    return found
+
+
+def quick(block: Block) -> str:
+    """The block's code with budgets cut down: few images and steps, seconds, the shortest protocol."""
+    code = block.code
+    if block.language == "sh":
+        code = re.sub(r"\\\n\s*", " ", code)
+    for pattern, replacement in QUICK.get(block.language, ()):
+        code = re.sub(pattern, replacement, code)
+    return code
+
+
+def plain_commands(code: str) -> list[list[str]] | None:
+    """The arguments of each command of a block that has nothing but plain `rnas-zoo` commands; None of any other."""
+    lines = [shlex.split(line, comments=True) for line in re.sub(r"\\\n\s*", " ", code).splitlines()]
+    words = [line for line in lines if line]
+    plain = all(line[0] == "rnas-zoo" and not re.search(r"[|&;<>$*{}()`~?]", " ".join(line)) for line in words)
+    return [line[1:] for line in words] if plain else None
+
+
+def in_a_fork(arguments: list[str]) -> None:
+    """Run a command in a fork of this process, which has paid for the imports.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            from rnas_zoo.cli import run
+
+            code = run(arguments)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise subprocess.CalledProcessError(code, ["rnas-zoo", *arguments])
+
+
+class Runner:
+    """Runs blocks in a folder; Python blocks in this process, whose folder and environment it changes.
+
+    `cut_down` shortens budgets. `fork` runs plain commands in forks of this process instead of new ones.
+    """
+
+    def __init__(self, folder: Path, cut_down: bool, fork: bool = False) -> None:
+        self.folder, self.fork = folder, fork
+        self.code: Callable[[Block], str] = quick if cut_down else lambda block: block.code
+        self.namespace: dict[str, object] = {"__name__": "__main__"}
+        for name in LINKED:
+            if (ROOT / name).is_dir() and not (folder / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        commands = folder / ".commands"
+        commands.mkdir(exist_ok=True)
+        # Scripts, since Python does not find its virtual environment through a link from elsewhere.
+        for name, start in (("rnas-zoo", "-m rnas_zoo"), ("torchrun", "-m torch.distributed.run"), ("python", "")):
+            script = commands / name
+            script.unlink(missing_ok=True)
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
+            script.chmod(0o755)
+        os.environ["PATH"] = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        sys.path[:0] = [str(folder), str(ROOT)]
+        os.chdir(folder)
+
+    def run(self, page: Path) -> None:
+        """Raises what a Python block raises; CalledProcessError where a command of a shell block fails."""
+        for block in blocks(page.read_text()):
+            code = self.code(block)
+            if block.file:
+                path = self.folder / block.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(code)
+            elif block.not_run is None and block.language in ("sh", "python"):
+                print(f"--- {page.name}:{block.line}\n{code.rstrip()}", flush=True)
+                if block.language == "sh":
+                    self.shell(code)
+                else:
+                    lines = "\n" * block.line
+                    exec(compile(lines + code, str(page), "exec"), self.namespace)
+
+    def shell(self, code: str) -> None:
+        """Run a block of the shell."""
+        commands = plain_commands(code) if self.fork else None
+        if commands is None:
+            subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
+        for arguments in commands or ():
+            in_a_fork(arguments)
+
+
+def small_data(folder: Path) -> None:
+    """cifar10 and cifar100 of random images below `$RNAS_ZOO_DATA`, so that blocks which name them run anywhere."""
+    import numpy as np
+
+    draws = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        arrays = {"classes": np.array([f"class {label}" for label in range(classes)])}
+        for split, count in (("train", 2 * classes + 140), ("test", classes + 30)):
+            arrays[f"x_{split}"] = draws.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+            arrays[f"y_{split}"] = np.arange(count) % classes
+        np.savez(folder / f"{name}.npz", **arrays)
+    os.environ["RNAS_ZOO_DATA"] = str(folder)
+
+
+def run_page(page: Path, folder: Path, *, cut_down: bool, fork: bool = False) -> None:
+    """Run all blocks of a page in a folder; see `Runner`."""
+    runner = Runner(folder, cut_down, fork)
+    if cut_down:
+        small_data(folder / ".data")
+    runner.run(page)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the page that the command line names; the exit code."""
+    parser = argparse.ArgumentParser(description="Run the blocks of a page of the documentation.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--quick", action="store_true", help="cut budgets down, on made-up CIFAR images")
+    parser.add_argument("-C", "--folder", type=Path, help="run here; a new temporary folder otherwise")
+    options = parser.parse_args(arguments)
+    page = options.page.resolve()
+    folder = (options.folder or Path(tempfile.mkdtemp(prefix=f"{page.stem}-"))).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.which("bash") is None:
+        parser.error("the shell blocks need bash")
+    try:
+        run_page(page, folder, cut_down=options.quick)
+    except subprocess.CalledProcessError as error:
+        print(f"{options.page}: a command ended with code {error.returncode}; its files: {folder}", file=sys.stderr)
+        return 1
+    print(f"--- all blocks of {options.page} ran; their files: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

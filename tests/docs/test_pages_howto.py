@@ -1,0 +1,10 @@
+"""The how-to pages. Every block runs, from top to bottom."""
+
+import pytest
+
+from .pages import pages, run
+
+
+@pytest.mark.parametrize("page", pages("docs/howto/*.md"))
+def test_every_block_of_the_page_runs(page, tmp_path):
+    run(page, tmp_path)

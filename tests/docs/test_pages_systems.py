@@ -1,0 +1,10 @@
+"""The pages of the systems, and explanations. Every block runs, from top to bottom."""
+
+import pytest
+
+from .pages import pages, run
+
+
+@pytest.mark.parametrize("page", pages("docs/systems/*.md", "docs/explanation/*.md"))
+def test_every_block_of_the_page_runs(page, tmp_path):
+    run(page, tmp_path)
