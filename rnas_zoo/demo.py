@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import timm
 
-from . import data, draw
+from . import data
 from .attacks import Threat
 from .deploy.runtime import Session
+from .drawing.curves import draw_curve
+from .drawing.genotypes import draw_genotype
 from .engine.progress import Reporter
 from .errors import CheckFailedError, DataError, InterruptedRunError
 from .files import write_json, write_text
@@ -89,7 +91,7 @@ def _run(out: Path, seconds: float, reporter: Reporter) -> dict[str, Any]:
     found = search(
         SEARCH, out / "found.json", resume=True, fit_seconds=seconds * SHARES["search"], device="cpu", reporter=reporter
     )
-    draw.draw_genotype(found, out / "cells.png")
+    draw_genotype(found, out / "cells.png")
     channels = width_for(found, MAX_MACS)
     robust = TrainConfig(
         architecture="rnas_cells",
@@ -119,7 +121,7 @@ def _run(out: Path, seconds: float, reporter: Reporter) -> dict[str, Any]:
         label: [(eps * 255, accuracy) for eps, accuracy in next(iter(curves[name].values()))]
         for name, label in (("robust", "adversarially trained"), ("control", "normally trained"))
     }
-    draw.draw_curve(series, out / "curve.png", title="Accuracy against ε: one network, trained two ways")
+    draw_curve(series, out / "curve.png", title="Accuracy against ε: one network, trained two ways")
     summary = {"schema": 1, "threat": str(THREAT), "models": models, "seconds": round(time.monotonic() - begin, 1)}
     advantage = models["robust"]["pgd20"] - models["control"]["pgd20"]
     if advantage < LEAST_ADVANTAGE:

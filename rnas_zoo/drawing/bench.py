@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .draw import CURVE_COLORS, check_suffix, save, spread, style
-from .draw_cells import GREY, INK, PAPER, printable
-from .draw_search import Point, front
-from .errors import UsageError
+from ..errors import UsageError
+from .canvas import CURVE_COLORS, check_suffix, save, spread, style
+from .layout import GREY, INK, PAPER, printable
+from .searches import Point, front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import draw
-from .draw_cells import GREY, INK, PAPER, printable
-from .errors import UsageError
+from ..errors import UsageError
+from . import canvas
+from .layout import GREY, INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +33,14 @@ def draw_classes(bars: Sequence[Bar], path: str | Path, *, title: str) -> Path:
         OutputNotWritableError: the folder cannot be created or written.
     """
     path = Path(path)
-    draw.check_suffix(path)
+    canvas.check_suffix(path)
     if not bars:
         raise UsageError("a picture of classes needs at least one class, found none.")
     for name, clean, robust, (low, high) in bars:
         if not (0 <= low <= robust <= high <= 1 and 0 <= clean <= 1):
             raise UsageError(f"class {name!r}: accuracies must lie in 0..1 and inside their interval.")
-    with draw.style():
-        return draw.save(_figure(bars, title), path, title, bbox_inches="tight", pad_inches=0.15)
+    with canvas.style():
+        return canvas.save(_figure(bars, title), path, title, bbox_inches="tight", pad_inches=0.15)
 
 
 def _figure(bars: Sequence[Bar], title: str) -> Figure:

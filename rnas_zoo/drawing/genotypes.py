@@ -1,23 +1,16 @@
-"""Pictures: the cells or blocks of a genotype, accuracy-against-ε curves, and adversarial pairs, as SVG or PNG.
-
-The same input gives the same bytes. Files appear whole or not at all. matplotlib is imported when a picture is drawn.
-"""
+"""The cells or blocks of a genotype."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from . import draw_cells as geometry
-from .draw_cells import GREY, INK, PAPER, Box, CellLayout, Page, Point, printable, text_width
-from .errors import UsageError
-from .files import atomic_path
-from .genotype import CELL_ROLES, DENSE_NODES, DENSE_OPERATIONS, Cells, Channels, DenseCells, Genotype
+from ..genotype import CELL_ROLES, DENSE_NODES, DENSE_OPERATIONS, Cells, Channels, DenseCells, Genotype
+from . import layout as geometry
+from .canvas import check_suffix, save, style
+from .layout import GREY, INK, PAPER, Box, CellLayout, Page, Point, printable, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,45 +22,6 @@ ROLE_TITLES = {
     "robust": ("Robust cell", ""),
 }
 CODE_WORDS = {"00": "", "01": "sep", "10": "skip", "11": "sep+skip"}
-CURVE_COLORS = ("#08519c", "#d95f0e", "#009e73", "#7b3294", "#3d4752", "#56b4e9", "#c23b75", "#a6761d")
-CURVE_MARKERS = "osD^vPX*"
-DPI = 160
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's own defaults with our fonts, whatever the user's matplotlibrc says."""
-    from matplotlib import style as matplotlib_style
-
-    fonts = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
-    ours = {
-        "font.family": "sans-serif",
-        "font.sans-serif": fonts,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "rnas-zoo",
-    }
-    with matplotlib_style.context(["default", ours]):
-        yield
-
-
-def check_suffix(path: Path) -> str:
-    """The kind of a picture, `svg` or `png`.
-
-    Raises:
-        UsageError: another suffix.
-    """
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise UsageError(f"cannot draw {path}: pictures are .svg or .png, so give the file one of these suffixes.")
-    return path.suffix.lower()[1:]
-
-
-def save(figure: Figure, path: Path, title: str, **options: Any) -> Path:
-    """Write a figure, the same one as the same bytes; the path."""
-    kind = check_suffix(path)
-    metadata = {"Date": None, "Creator": None, "Title": printable(title)} if kind == "svg" else {"Software": None}
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata, facecolor=PAPER, **options)
-    return path
 
 
 def draw_genotype(genotype: Genotype, path: str | Path) -> Path:
@@ -240,157 +194,3 @@ def _paint_sum(page: Page, at: Point) -> None:
     page.box(Box(x - 4, y - 4, 8, 8), PAPER, "#009e73", width=1.2, radius=4, level=5)
     page.line([(x - 2.4, y), (x + 2.4, y)], "#009e73", 1.1, arrow=False, casing=False, level=6)
     page.line([(x, y - 2.4), (x, y + 2.4)], "#009e73", 1.1, arrow=False, casing=False, level=6)
-
-
-def draw_curve(
-    series: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, *, title: str, eps_label: str = "ε (of 255)"
-) -> Path:
-    """Draw accuracy against ε, one line per name, named at its end.
-
-    Args:
-        series: for each name (ε in units of 1/255, accuracy in 0..1), in any order.
-        path: a file ending in .svg or .png; it is replaced if it exists.
-        title: the heading.
-        eps_label: the name of the horizontal axis.
-
-    Returns:
-        The path.
-
-    Raises:
-        UsageError: another suffix, no points, a negative ε, or an accuracy outside 0..1.
-        OutputNotWritableError: the folder cannot be created or written.
-    """
-    path = Path(path)
-    check_suffix(path)
-    if not series:
-        raise UsageError("a curve needs at least one series of (ε, accuracy) points, found none.")
-    curves = {}
-    for name, points in series.items():
-        if len(points) == 0 or any(len(point) != 2 for point in points):
-            raise UsageError(f"series {name!r} needs (ε, accuracy) points, found {list(points)[:2]}.")
-        curve = np.array(sorted((float(eps), float(accuracy)) for eps, accuracy in points))
-        if not (np.isfinite(curve).all() and (curve >= 0).all() and (curve[:, 1] <= 1).all()):
-            raise UsageError(f"series {name!r}: ε must be finite and at least 0, accuracy between 0 and 1.")
-        curves[name] = curve
-    with style():
-        return save(_curve_figure(curves, title, eps_label), path, title, bbox_inches="tight", pad_inches=0.15)
-
-
-def _curve_figure(curves: Mapping[str, np.ndarray], title: str, eps_label: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    height = max(300.0, 14.0 * len(curves) + 20)
-    figure = Figure(figsize=(7.2, (height + 90) / 72), facecolor=PAPER)
-    axes = figure.add_axes((54 / 518.4, 48 / (height + 90), 440 / 518.4, height / (height + 90)))
-    axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
-    right = max(float(curve[-1, 0]) for curve in curves.values()) or 1.0
-    axes.set_xlim(0, right)
-    ends = spread([float(curve[-1, 1]) * height for curve in curves.values()], 13.0, height)
-    for i, ((name, curve), end) in enumerate(zip(curves.items(), ends, strict=True)):
-        color, marker = CURVE_COLORS[i % len(CURVE_COLORS)], CURVE_MARKERS[i % len(CURVE_MARKERS)]
-        axes.plot(
-            curve[:, 0], 100 * curve[:, 1], color=color, marker=marker, ms=5, lw=1.8, mec=PAPER, mew=0.7, clip_on=False,
-            ls=("-", (0, (6, 2)), (0, (2, 1.5)))[i // len(CURVE_COLORS) % 3], zorder=3,
-        )  # fmt: skip
-        axes.plot(right * (1 + 16 / 440), 100 * end / height, color=color, marker=marker, ms=5, clip_on=False)
-        axes.text(
-            right * (1 + 24 / 440), 100 * end / height, printable(name, 48), color=color, fontsize=9, va="center",
-            parse_math=False,
-        )  # fmt: skip
-    axes.set_title(printable(title), fontsize=12, fontweight="bold", color=INK, loc="left", pad=12, parse_math=False)
-    axes.set_xlabel(printable(eps_label), fontsize=10, color=INK, parse_math=False)
-    axes.set_ylabel("accuracy (%)", fontsize=10, color=INK)
-    axes.tick_params(colors=GREY, labelsize=9, length=0)
-    axes.grid(color="#e6e9ed", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
-    return figure
-
-
-def spread(wanted: Sequence[float], distance: float, top: float) -> list[float]:
-    """Positions in 0..`top` near the wanted ones, in the same order and at least `distance` apart (if that fits)."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    at = [0.0] * len(wanted)
-    lowest = 0.0
-    for i in order:
-        at[i] = lowest = max(wanted[i], lowest)
-        lowest += distance
-    highest = max(top, distance * (len(wanted) - 1))
-    for i in reversed(order):
-        at[i] = highest = min(at[i], highest)
-        highest -= distance
-    return at
-
-
-def draw_pairs(
-    clean: np.ndarray, adversarial: np.ndarray, captions: Sequence[tuple[str, str]], path: str | Path, *, title: str
-) -> Path:
-    """Draw clean images above their adversarial twins above the amplified difference, ten pairs per row.
-
-    Args:
-        clean: (n, h, w, 3), uint8 or float in 0..1.
-        adversarial: the same shape.
-        captions: n pairs of texts, below the clean and below the adversarial image.
-        path: a file ending in .svg or .png; it is replaced if it exists.
-        title: the heading.
-
-    Returns:
-        The path.
-
-    Raises:
-        UsageError: another suffix, shapes that do not match, no images, or pixels outside 0..1.
-        OutputNotWritableError: the folder cannot be created or written.
-    """
-    path = Path(path)
-    check_suffix(path)
-    images, twins = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
-    if images.shape != twins.shape:
-        raise UsageError(f"clean and adversarial images differ in shape: {images.shape} and {twins.shape}.")
-    if len(captions) != len(images) or any(len(pair) != 2 for pair in captions):
-        raise UsageError(f"{len(images)} pairs of images need as many pairs of captions, found {len(captions)}.")
-    with style():
-        return save(_pairs_figure(images, twins, captions, title), path, title)
-
-
-def _pixels(images: np.ndarray, name: str) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise UsageError(f"{name} images must have the shape (n, h, w, 3) with n of at least 1, found {images.shape}.")
-    if images.dtype == np.uint8:
-        return images / 255.0
-    if not np.issubdtype(images.dtype, np.floating):
-        raise UsageError(f"{name} images must be uint8 or floating point, found {images.dtype}.")
-    if not (images >= 0).all() or not (images <= 1).all():
-        raise UsageError(f"{name} images must have pixels between 0 and 1 (uint8: 0 to 255).")
-    return images.astype(float)
-
-
-def _pairs_figure(
-    clean: np.ndarray, adversarial: np.ndarray, captions: Sequence[tuple[str, str]], title: str
-) -> Figure:
-    side, gap, label, line, per_row = 76.0, 9.0, 92.0, 17.0, 10
-    largest = float(np.abs(adversarial - clean).max())
-    factor = max(1, int(0.5 / largest)) if largest else 1
-    difference = np.clip(0.5 + factor * (adversarial - clean), 0, 1)
-    high = side * clean.shape[1] / clean.shape[2]
-    block = 3 * high + 2 * line + gap
-    rows = -(-len(clean) // per_row)
-    title = printable(title, 100)
-    width = max(label + (side + gap) * min(len(clean), per_row) - gap, text_width(title, 14))
-    page = Page(width, 30 + rows * (block + 16) - 16)
-    page.text((0, 4), title, 13, bold=True, align="left")
-    for row in range(rows):
-        tops = [30 + row * (block + 16) + shift for shift in (0, high + line, 2 * (high + line))]
-        names = ("clean", "adversarial", f"difference ×{factor}")
-        notes = ("", f"max |δ| = {255 * largest:.3g}/255", "grey: unchanged")
-        for top, name, note in zip(tops, names, notes, strict=True):
-            page.text((0, top + high / 2 - (6 if note else 0)), name, 9, bold=True, align="left")
-            page.text((0, top + high / 2 + 7), note, 7.5, color=GREY, align="left")
-        for column, i in enumerate(range(row * per_row, min(len(clean), (row + 1) * per_row))):
-            x = label + column * (side + gap)
-            for top, image in zip(tops, (clean[i], adversarial[i], difference[i]), strict=True):
-                page.image(Box(x, top, side, high), image)
-            for top, caption in zip(tops[:2], captions[i], strict=True):
-                page.text((x + side / 2, top + high + line / 2), printable(caption, 16), 9)
-    return page.figure

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .genotype import DENSE_NODES, DENSE_OPERATIONS, Cell, Channels
+from ..genotype import DENSE_NODES, DENSE_OPERATIONS, Cell, Channels
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import draw_cells as geometry
-from .draw import CURVE_COLORS, CURVE_MARKERS, ROLE_TITLES, check_suffix, save, spread, style
-from .draw_cells import GREY, INK, PAPER, printable
-from .errors import UsageError
-from .genotype import PRIMITIVES
+from ..errors import UsageError
+from ..genotype import PRIMITIVES
+from . import layout as geometry
+from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, save, spread, style
+from .genotypes import ROLE_TITLES
+from .layout import GREY, INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from rnas_zoo.draw_bench import PARAMETERS, ROBUST, draw_bench, places
+from rnas_zoo.drawing.bench import PARAMETERS, ROBUST, draw_bench, places
 from rnas_zoo.errors import UsageError
 
-from .contestants import report
+from ..contestants import report
 
 
 def texts(path) -> set[str]:

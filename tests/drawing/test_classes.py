@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from rnas_zoo.draw_results import draw_classes
+from rnas_zoo.drawing.classes import draw_classes
 from rnas_zoo.errors import UsageError
 
 BARS = [("cat", 0.8, 0.3, (0.2, 0.4)), ("$dog_1$", 0.9, 0.0, (0.0, 0.1)), ("ship", 1.0, 1.0, (0.9, 1.0))]

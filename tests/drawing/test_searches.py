@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnas_zoo.draw_search import Point, draw_alphas, draw_pareto, front
+from rnas_zoo.drawing.searches import Point, draw_alphas, draw_pareto, front
 from rnas_zoo.errors import UsageError
 from rnas_zoo.genotype import PRIMITIVES
 
