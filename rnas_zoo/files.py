@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +16,16 @@ from typing import Any
 
 from .errors import OutputExistsError, OutputNotWritableError
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
 
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; rename it onto `target` if the block succeeds.
 
     Raises:
-        OutputNotWritableError: the folder cannot be created or written, or `target` is a folder or device.
+        OutputNotWritableError: the folder cannot be created or written, the disk is full, or `target` is a folder or
+            device. What was there before is still there.
     """
     target = Path(target)
     try:
@@ -44,6 +49,10 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.replace(temporary, target)
         except OSError as error:
             raise _not_writable(target, error) from error
+    except Exception as error:
+        if no_room(error):
+            raise _no_room(target, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,7 +63,7 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
 
     Raises:
         OutputExistsError: `target` exists and `overwrite` is false.
-        OutputNotWritableError: the parent folder cannot be created or written.
+        OutputNotWritableError: the parent folder cannot be created or written, or the disk is full.
     """
     target = Path(target)
     try:
@@ -69,14 +78,26 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if not os.path.lexists(target):
-            os.replace(temporary, target)
-        elif overwrite:
-            _swap(temporary, target)
+        if not (overwrite and os.path.lexists(target)):
+            _appear(temporary, target)
         else:
-            raise _exists(target)
+            _swap(temporary, target)
+    except Exception as error:
+        if no_room(error):
+            raise _no_room(target, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _appear(new: Path, target: Path) -> None:
+    """Rename the folder `new` to `target`, which must not be there: another process may have been faster."""
+    if os.path.lexists(target):
+        raise _exists(target)
+    try:
+        os.replace(new, target)
+    except OSError as error:
+        raise (_exists(target) if os.path.lexists(target) else _not_writable(target, error)) from error
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -105,6 +126,21 @@ def _not_writable(target: Path, error: OSError) -> OutputNotWritableError:
     )
 
 
+def _no_room(target: Path, error: Exception) -> OutputNotWritableError:
+    fix = f"Make room in {target.parent}, or choose another output path; what was there before is unchanged."
+    return OutputNotWritableError(f"cannot write {target}: {no_room(error)}. {fix}")
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """The system's words where an error comes of a full or read-only disk, a quota or a limit of a file's size."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OutputNotWritableError):  # of a file inside the folder that is written
+        return no_room(error.__cause__)
+    if type(error).__name__ == "SafetensorError" and (found := re.search(r"(?:os error|code:) (\d+)", str(error))):
+        number = int(found[1])
+    return os.strerror(number) if number in NO_ROOM else None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -117,9 +153,74 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_line(path: str | Path, text: str) -> None:
+    """Add a line to a text file in UTF-8, or leave the file as it was.
+
+    Raises:
+        OutputNotWritableError: it cannot be written, or the disk is full.
+    """
+    left = f"{text}\n".encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise (_no_room if no_room(error) else _not_writable)(Path(path), error) from error
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder, made if it is not there, alone among the processes of this machine that ask for it.
+
+    Where the system has no such locks (Windows, some network disks) nothing is held. It is not re-entrant.
+
+    Raises:
+        OutputNotWritableError: it cannot be made, or, with `wait` false, another process holds it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        import fcntl
+    except ImportError:
+        yield
+        return
+    except OSError as error:
+        raise _not_writable(Path(folder), error) from error
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise OutputNotWritableError(
+                f"{folder} is in use by another process. Wait until it has ended, or choose another output path."
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file in UTF-8.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: no JSON, nested too deeply, or with an integer of thousands of digits.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def sha256_file(path: str | Path) -> str:

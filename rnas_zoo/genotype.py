@@ -40,11 +40,19 @@ STATUSES = ("published", "inferred", "reconstructed", "ours")
 DENSE_NODES = 4
 DENSE_EDGES = sum(2 + node for node in range(DENSE_NODES))
 LARGEST_NUMBER = 2**53  # every JSON reader keeps integers up to here
+LARGEST_WIDTH, LARGEST_DEPTH = 4096, 1000  # channels and cells; beyond, a file describes what nobody can build
+
+MOST = {"channels": LARGEST_WIDTH, "layers": LARGEST_DEPTH}
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One operation applied to one earlier state of the cell (0 and 1 are the cell's inputs)."""
+    """One operation applied to one earlier state of the cell.
+
+    Attributes:
+        op: one of PRIMITIVES.
+        source: number of the state; 0 and 1 are the cell's inputs.
+    """
 
     op: str
     source: int
@@ -52,7 +60,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Cell:
-    """Edges 2i and 2i+1 end in node i + 2; the output concatenates the states named by `concat`."""
+    """A cell of nodes with two incoming edges each.
+
+    Attributes:
+        edges: edges 2i and 2i+1 end in node i + 2.
+        concat: numbers of the states whose concatenation is the output.
+    """
 
     edges: tuple[Edge, ...]
     concat: tuple[int, ...]
@@ -63,12 +76,18 @@ class Cell:
         return len(self.edges) // 2
 
     def to_json(self) -> dict[str, Any]:
+        """`edges` as [operation, input] and `concat`."""
         return {"edges": [[edge.op, edge.source] for edge in self.edges], "concat": list(self.concat)}
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Named cells of kind `cells` or `accurate_robust_cells`, in the order of `CELL_ROLES[kind]`."""
+    """Named cells; `cells["normal"]` is one of them.
+
+    Attributes:
+        kind: `cells` (normal, reduce) or `accurate_robust_cells` (accurate, reduce, robust).
+        cells: in that order.
+    """
 
     kind: str
     cells: tuple[Cell, ...]
@@ -77,18 +96,25 @@ class Cells:
         return self.cells[CELL_ROLES[self.kind].index(role)]
 
     def to_json(self) -> dict[str, Any]:
+        """The cells by name."""
         return {"cells": {role: self[role].to_json() for role in CELL_ROLES[self.kind]}}
 
 
 @dataclass(frozen=True)
 class DenseCells:
-    """A two-bit code for each of the 14 edges; one code for all cells (`share`) or one per cell."""
+    """A two-bit code for each of a cell's 14 edges.
+
+    Attributes:
+        share: one code for all cells; else one per cell.
+        codes: for each code, 14 texts of DENSE_OPERATIONS.
+    """
 
     share: bool
     codes: tuple[tuple[str, ...], ...]
     kind: str = field(default="dense_cells", init=False)
 
     def to_json(self) -> dict[str, Any]:
+        """`share`, and `codes` with spaces between edges."""
         return {"share": self.share, "codes": [" ".join(code) for code in self.codes]}
 
 
@@ -102,7 +128,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Channels:
-    """A compact student: stem, stages, expansion, and the teacher layer (tutor) chosen for each convolution."""
+    """A compact student.
+
+    Attributes:
+        stem_width, stem_stride: output channels and stride of the first convolution.
+        stages: one after the other.
+        expansion: factor on a block's input channels inside of it.
+        tutors: number of the teacher's layer chosen for each convolution; None if none was.
+    """
 
     stem_width: int
     stem_stride: int
@@ -112,6 +145,7 @@ class Channels:
     kind: str = field(default="channels", init=False)
 
     def to_json(self) -> dict[str, Any]:
+        """`stem`, `stages`, `expansion` and `tutors`."""
         return {
             "stem": {"width": self.stem_width, "stride": self.stem_stride},
             "stages": [{"widths": list(stage.widths), "stride": stage.stride} for stage in self.stages],
@@ -128,6 +162,7 @@ class Genotype:
     """A named architecture.
 
     Attributes:
+        name: what files and messages call it.
         structure: what is built; the canonical hash covers it and nothing else.
         default: channels and layers its paper evaluates it with (empty for `channels`).
         check: published or recomputed `params` (with 10 classes) and `macs` (one 32x32 image) of the default network.
@@ -142,6 +177,7 @@ class Genotype:
 
     @property
     def kind(self) -> str:
+        """One of KINDS."""
         return self.structure.kind
 
     @cached_property
@@ -216,9 +252,11 @@ class _Reader:
             raise self.refuse(at, "is too large a number")
         return value
 
-    def positive(self, value: Any, at: str) -> int:
+    def positive(self, value: Any, at: str, most: int = LARGEST_NUMBER) -> int:
         if self.check(value, at, int) < 1:
             raise self.refuse(at, f"must be at least 1, found {value}")
+        if value > most:
+            raise self.refuse(at, f"must be at most {most}, found {value}")
         return value
 
     def cell(self, value: Any, at: str) -> Cell:
@@ -279,7 +317,7 @@ class _Reader:
             stride = self.positive(self.get(stage, at, "stride", int), f"{at}.stride")
             if not widths or stride > 2:
                 raise self.refuse(at, "needs at least one width and a stride of 1 or 2")
-            stages.append(Stage(tuple(self.positive(w, f"{at}.widths") for w in widths), stride))
+            stages.append(Stage(tuple(self.positive(w, f"{at}.widths", LARGEST_WIDTH) for w in widths), stride))
         if not stages:
             raise self.refuse("stages", "needs at least one stage")
         tutors = value.get("tutors")
@@ -291,10 +329,10 @@ class _Reader:
                     "tutors", f"needs {convolutions} teacher layers >= 0 (one per convolution), found {len(tutors)}"
                 )
         return Channels(
-            self.positive(self.get(stem, "stem", "width", int), "stem.width"),
-            self.positive(self.get(stem, "stem", "stride", int), "stem.stride"),
+            self.positive(self.get(stem, "stem", "width", int), "stem.width", LARGEST_WIDTH),
+            self.positive(self.get(stem, "stem", "stride", int), "stem.stride", LARGEST_WIDTH),
             tuple(stages),
-            self.positive(self.get(value, "", "expansion", int), "expansion"),
+            self.positive(self.get(value, "", "expansion", int), "expansion", LARGEST_WIDTH),
             tutors,
         )
 
@@ -331,7 +369,7 @@ def from_json(value: Any, where: str = "genotype") -> Genotype:
         for name, number in table.items():
             if name not in allowed:
                 raise reader.refuse(key, f"{_shown(name)} is not known; allowed are {', '.join(sorted(allowed))}")
-            reader.positive(number, f"{key}.{name}")
+            reader.positive(number, f"{key}.{name}", MOST.get(name, LARGEST_NUMBER))
         numbers[key] = dict(table)
     provenance = dict(reader.check(value.get("provenance", {}), "provenance", Mapping))
     if provenance.get("status", "ours") not in STATUSES:
@@ -393,7 +431,7 @@ def named(name: str) -> Genotype:
 
 
 def resolve(spec: Genotype | Mapping[str, Any] | str | Path) -> Genotype:
-    """A genotype from a genotype, its JSON object, a bundled name, a path, or the field's `Genotype(...)` text.
+    """A genotype from a `spec`: itself, its JSON object, a bundled name, a path, or the field's `Genotype(...)` text.
 
     Raises:
         GenotypeError: invalid content.

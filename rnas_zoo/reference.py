@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from . import models  # noqa: F401  (registers the architectures)
 from .engine.progress import Reporter
 from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError, closest
+from .files import read_json
 from .hub import client
 from .hub.download import download
 from .models.pixels import behind, in_pixels
@@ -58,6 +58,7 @@ def load(
         ref: a timm name, a release folder, `hf-hub:owner/name[@rev]` (see `hub.download.fetch`), an .onnx file (its
             differentiable twin), `path/file.py:function` (runs that file), or a module.
         checkpoint: weights for a timm name, a .safetensors file.
+        device: where the network is put.
         untrained: a name without weights gives the untrained network (seed 0) instead of an error.
         preprocessing: what the model expects of its input; takes precedence over the normalisation that the
             `pretrained_cfg` of a timm name, release folder or Hub model declares. A module and a function's network
@@ -66,12 +67,17 @@ def load(
     Raises:
         UnknownNameError, NoWeightsError, WeightsError, HubError, DataError, OnnxFileError, UsageError: see their
             messages.
+
+    Example:
+        import rnas_zoo
+
+        model = rnas_zoo.load("rnas_wrn10_1.pgd_digits_linf16")
     """
     if isinstance(ref, nn.Module):
         return behind(ref, preprocessing).to(device).eval()
     text, folder = str(ref), local_folder(ref)
     if folder is not None:
-        return in_pixels(_pretrained(_release_folder(folder)), preprocessing).to(device).eval()
+        return _released(folder, preprocessing).to(device).eval()
     if text.endswith(".onnx"):
         return onnx_network(text, preprocessing).to(device).eval()
     if ".py:" in text:
@@ -171,17 +177,34 @@ def _pretrained(name: str) -> nn.Module:
         raise WeightsError(f"{name}: {error}") from error
 
 
+def _released(folder: Path, preprocessing: Preprocessing | None) -> nn.Module:
+    """The network of a release folder; timm believes what config.json says of it."""
+    name = _release_folder(folder)
+    try:
+        return in_pixels(_pretrained(name), preprocessing)
+    except (RnasZooError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever timm may raise
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise WeightsError(f"{folder / 'config.json'}: no network can be built as it says ({cause})") from error
+
+
 def _release_folder(folder: Path) -> str:
     config = folder / "config.json"
     try:
-        value = json.loads(config.read_text(encoding="utf-8"))
+        value = read_json(config)
         value["architecture"], value["pretrained_cfg"]
     except FileNotFoundError as error:
         raise WeightsError(f"{folder} is not a release folder: it has no config.json") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{config}: damaged, or not written by timm ({error!r})") from error
-    if not (folder / "model.safetensors").is_file():
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
         raise WeightsError(f"{folder} has no model.safetensors")
+    arguments = value.get("model_args")
+    for name, number in arguments.items() if isinstance(arguments, dict) else ():
+        if isinstance(number, int) and number > weights.stat().st_size:  # built first, compared with the tensors later
+            raise WeightsError(f"{config}: {name} is {number}, more than {weights.name} has bytes")
     return f"local-dir:{folder}"
 
 

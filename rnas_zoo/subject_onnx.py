@@ -21,6 +21,7 @@ from .preprocessing import Preprocessing
 from .subject import Subject, count_classes
 
 Shape = tuple[int | None, ...]
+LARGEST_SIDE, LARGEST_IMAGE = 1 << 14, 1 << 24  # pixels
 
 
 def onnx_subject(
@@ -52,7 +53,8 @@ def onnx_subject(
 
     def judge(x: Tensor) -> Tensor:
         pixels = before(x.detach().cpu()).numpy()
-        found = session.logits(pixels.astype(np.uint8) if grid else pixels, batch_size=max(1, len(x)))
+        with translated():
+            found = session.logits(pixels.astype(np.uint8) if grid else pixels, batch_size=max(1, len(x)))
         return torch.from_numpy(found).to(x.device)
 
     size = None if how.input_size else _spatial(session.input_shape, how)
@@ -161,6 +163,10 @@ def graph_preprocessing(
         how = replace(how, range=255)
     complete = replace(how.completed(), layout=layout)
     size = _spatial(declared, complete)
+    if size and not (min(size) > 0 and max(size) <= LARGEST_SIDE and size[0] * size[1] <= LARGEST_IMAGE):
+        raise OnnxFileError(
+            f"{text}; images have 1 to {LARGEST_SIDE:,} pixels a side, and at most {LARGEST_IMAGE:,} together"
+        )
     if complete.input_size and size and complete.input_size != size:
         raise UsageError(
             f"{path} takes images of {size[0]}x{size[1]}, but input_size says "

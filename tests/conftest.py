@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PROGRAMS = "Scripts" if os.name == "nt" else "bin"  # of an environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on networks this small, threads only wait for each other
 
@@ -102,6 +109,37 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         if not path.exists():
             make(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel built from the checkout."""
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        pytest.skip("needs the checkout")
+
+    def make(folder: Path) -> None:
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+        subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True, timeout=300)
+
+    (found,) = made_once(tmp_path_factory, "wheel", make).glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder of the programs of a new environment with the wheel; its dependencies are those of this one."""
+
+    def make(folder: Path) -> None:
+        venv.EnvBuilder(symlinks=os.name != "nt").create(folder)
+        python = folder / PROGRAMS / "python"
+        ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        own = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        others = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (Path(own) / "dependencies.pth").write_text("\n".join(others) + "\n", encoding="utf-8")
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+        subprocess.run([*install, wheel], check=True, capture_output=True, timeout=300)
+
+    return made_once(tmp_path_factory, "installed", make) / PROGRAMS
 
 
 @pytest.fixture(scope="session")

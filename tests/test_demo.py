@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,11 @@ from rnas_zoo.reference import load
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(installed, tmp_path_factory):
     """A demo interrupted by SIGINT in its search (soon after on a slow machine), then finished by the same command.
 
-    It differs from a user's in its time and in attacking fewer images.
+    It runs in an environment with the wheel, outside the checkout, and differs from a user's in its time and in
+    attacking fewer images.
     """
     out = tmp_path_factory.mktemp("demo") / "demo"
     fewer = "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES, release.CURVE_IMAGES = 96, 3, 16"
@@ -29,9 +28,9 @@ def folder(tmp_path_factory):
         "import sys; from rnas_zoo import cli, demo; from rnas_zoo.hub import release; "
         f"{fewer}; sys.exit(cli.run(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, "demo", "-o", str(out), "--time-budget", "45s"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    command = [installed / "python", "-c", program, "demo", "-o", str(out), "--time-budget", "45s"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=out.parent)
     record = out / "found.run" / "record.jsonl"
     deadline = time.monotonic() + 120
     while not record.is_file() and time.monotonic() < deadline:
@@ -43,7 +42,9 @@ def folder(tmp_path_factory):
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*.run/run.json"))]
     stopped = next((run for run in runs if run["status"] == "stopped"), runs[0])
     assert 0 < stopped["steps_done"] <= stopped["total_steps"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, env=environment, cwd=out.parent, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     finished = [json.loads(path.read_text()) for path in sorted(out.glob("*.run/run.json"))]
     assert all(run["steps_done"] == run["total_steps"] for run in finished)

@@ -1,5 +1,6 @@
 """The package works as an uninstalled tree and as a wheel; both find genotypes and recipes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -34,19 +35,11 @@ def probe(root: Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def unpacked_wheel(tmp_path_factory):
-    target = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    (wheel,) = target.glob("*.whl")
+def unpacked_wheel(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(target / "site")
-    return target / "site"
+        archive.extractall(target)
+    return target
 
 
 def test_uninstalled_tree(tmp_path):
@@ -86,3 +79,22 @@ def test_wheel_declares_the_command_and_one_onnxruntime_per_platform(unpacked_wh
             if need.marker.evaluate({"sys_platform": system, "platform_machine": machine})
         ]
         assert chosen == [wanted]
+
+
+def test_the_installed_command_works_outside_the_checkout(installed, tmp_path):
+    """The whole demo runs in such an environment as well: see test_demo.py."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def call(*command):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = call(installed / "python", "-c", "import rnas_zoo; print(rnas_zoo.__file__)")
+    assert Path(where.strip()).resolve().is_relative_to(installed.parent.resolve())
+    listed = json.loads(call(installed / "rnas-zoo", "list", "--results", "--json"))
+    names = {path.name for path in (ROOT / "model_cards").iterdir() if path.is_dir()}
+    assert names <= set(json.dumps(listed).replace('"', " ").split())
+    call(installed / "rnas-zoo", "draw", "rnas_vuln_h", "-o", "cells.svg")
+    assert (tmp_path / "cells.svg").read_text(encoding="utf-8").startswith("<")
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.svg"]

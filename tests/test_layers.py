@@ -13,9 +13,9 @@ import rnas_zoo
 
 ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
-    ("errors", "files", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
+    ("errors", "files", "arrays", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
      "intervals", "hub.client"),
-    ("models", "draw_cells", "draw", "draw_results", "draw_search", "draw_bench"),
+    ("models", "drawing"),
     ("attacks", "engine"),
     (
         "deploy.runtime", "deploy.surgery", "deploy.weight_only", "deploy.form", "deploy.graph",
@@ -27,8 +27,8 @@ LAYERS = (
     ("verification",),
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
-        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.sections", "hub.twin",
-        "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo", "hub.reverify",
+        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.results_page",
+        "hub.sections", "hub.twin", "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo", "hub.reverify",
         "hub.int8", "hub.export_index", "hub.publish", "hub.registry", "hub.session", "hub.upload", "hub.validation",
         "hub.site", "doctor", "demo", "testing",
     ),

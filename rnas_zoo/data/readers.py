@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ..arrays import read_arrays
 from ..errors import DataError, UnknownNameError, closest
 from . import official
 from .folder import read_folder
@@ -44,20 +43,22 @@ def _npz(path: Path) -> Dataset:
     Images are uint8, (N, H, W, 3) or grey (N, H, W) or (N, H, W, 1), which is repeated to three channels; labels are
     integers.
     """
-    arrays = {}
+    needed = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for key in ("x_train", "y_train", "x_test", "y_test"):
-                if key not in file:
-                    raise DataError(f"{path}: has no array {key!r}; needed are x_train, y_train, x_test, y_test")
-                arrays[key] = file[key]
-            classes = tuple(map(str, file["classes"])) if "classes" in file else None
+        arrays = read_arrays(path, (*needed, "classes"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except DataError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    for key in needed:
+        if key not in arrays:
+            raise DataError(f"{path}: has no array {key!r}; needed are {', '.join(needed)}")
+    names = arrays.get("classes")
+    if names is not None and names.ndim != 1:
+        raise DataError(
+            f"{path}: not a readable .npz file (classes is no list of names, but {names.dtype} {names.shape})"
+        )
+    classes = None if names is None else tuple(map(str, names))
     grey = all(_is_grey(arrays[f"x_{part}"]) for part in ("train", "test"))
     splits = []
     for part in ("train", "test"):

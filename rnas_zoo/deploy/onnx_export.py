@@ -44,10 +44,13 @@ def export(
 
     Args:
         model: a torch module or any reference of `reference.load`; a name without weights is exported untrained.
+        out: the .onnx file.
         form: what the file takes and answers.
+        checkpoint: weights for a timm name, a .safetensors file.
         labels: class names for the metadata; those of a release folder are known.
         images: uint8 (N, H, W, 3) to compare on, completed by scaled handwritten digits.
         metadata: further texts for the metadata.
+        overwrite: `out` may be there already.
 
     Returns:
         Report: file, sha256, bytes, form, exporter, parity (largest difference of outputs per batch size), tolerance,

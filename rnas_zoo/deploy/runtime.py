@@ -90,7 +90,7 @@ class Session:
         self.image_size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.gives_probabilities = self.metadata.get("output") == "probabilities"
-        self.labels = json.loads(self.metadata["labels"]) if "labels" in self.metadata else None
+        self.labels = _labels(self.metadata["labels"]) if "labels" in self.metadata else None
 
     def logits(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Logits (N, classes) of float32 images (N, 3, H, W) in [0, 1]; probabilities if the model gives those.
@@ -152,6 +152,8 @@ class Session:
             return [top for _, top in self.classify(images, k, batch_size)]
         found = self.answers(np.asarray(images), batch_size)
         shares = found if self.gives_probabilities else softmax(found)
+        if len(found) and (found.ndim != 2 or (self.labels and len(self.labels) != found.shape[1])):
+            raise SessionError(f"the model answers {found.shape}, not one number for each of its classes")
         names = self.labels or [str(i) for i in range(found.shape[1])]
         order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
         return [[(names[i], float(row[i])) for i in best] for best, row in zip(order, shares, strict=True)]
@@ -178,6 +180,16 @@ class Session:
     def _named(self, batch: list[tuple[str, np.ndarray]], k: int) -> Iterator[tuple[str, list[tuple[str, float]]]]:
         if batch:
             yield from zip([name for name, _ in batch], self.predict(np.stack([i for _, i in batch]), k), strict=True)
+
+
+def _labels(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SessionError(f"the labels in the model's metadata are no JSON ({error})") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SessionError("the labels in the model's metadata are no list of names")
+    return names
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -297,7 +309,7 @@ def _array(file: Path) -> np.ndarray:
         images = np.load(file, allow_pickle=False)
         if not isinstance(images, np.ndarray):
             with images:
-                images = images["images"]
+                images = np.asarray(images["images"])
     except Exception as error:  # NumPy's errors on damaged files have no common base
         raise ImageError(f"{file}: not a readable array of images ({error})") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
@@ -349,13 +361,15 @@ def check(session: Session, pack: str | Path) -> tuple[int, int, float, bool]:
     """
     try:
         with np.load(pack, allow_pickle=False) as file:
-            pairs = [(file["images"], file["logits"])]
+            pairs = [(np.asarray(file["images"]), np.asarray(file["logits"]))]
             if "adversarial_logits" in file:
-                pairs.append((file["adversarial"], file["adversarial_logits"]))
+                pairs.append((np.asarray(file["adversarial"]), np.asarray(file["adversarial_logits"])))
     except Exception as error:  # NumPy's errors on damaged files have no common base
         raise ImageError(f"{pack}: not a readable check pack ({error})") from error
     found = np.concatenate([session.answers(images) for images, _ in pairs])
     wanted = np.concatenate([logits for _, logits in pairs])
+    if wanted.dtype.kind not in "fiu":
+        raise ImageError(f"{pack}: not a readable check pack (logits are {wanted.dtype})")
     if found.shape != wanted.shape:
         raise ImageError(f"{pack}: holds answers {wanted.shape}, the model gives {found.shape}")
     wanted = softmax(wanted) if session.gives_probabilities else wanted

@@ -58,10 +58,13 @@ def load(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})["rnas_zoo_checkpoint"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _restore(tree, tensors)
+        state = _restore(tree, tensors)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
-    except (SafetensorError, KeyError, ValueError, OSError, AttributeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint of rnas-zoo ({error}). Remove the run folder and start again."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import tomllib
 import types
 from collections.abc import Mapping
@@ -40,10 +41,10 @@ def from_dict(cls: type[T], value: Mapping[str, Any], where: str) -> T:
         if name not in known:
             raise UsageError(f"{where}: unknown field {name!r}.{closest(name, known)}")
         if not _fits(item, hints[name]):
-            raise UsageError(f"{where}: {name} = {item!r} has the wrong type, expected {_name(hints[name])}")
+            raise UsageError(f"{where}: {name} = {_shown(item)} has the wrong type, expected {_name(hints[name])}")
     try:
         return cls(**{name: _convert(item, hints[name]) for name, item in value.items()})
-    except TypeError as error:
+    except (TypeError, UsageError) as error:
         raise UsageError(f"{where}: {error}") from error
 
 
@@ -55,11 +56,13 @@ def _fits(item: Any, hint: Any) -> bool:
     for option in _options(hint):
         plain = get_origin(option) or option
         if plain is float and isinstance(item, int) and not isinstance(item, bool):
-            return True
+            return abs(item) <= sys.float_info.max
         if plain is int and isinstance(item, bool):
             continue
         if plain is tuple and isinstance(item, list):
-            return True
+            kinds = get_args(option)
+            kinds = kinds[:1] * len(item) if Ellipsis in kinds else kinds
+            return len(kinds) == len(item) and all(map(_fits, item, kinds))
         if plain in (dict, Mapping) and isinstance(item, Mapping):
             return True
         if isinstance(plain, type) and isinstance(item, plain):
@@ -70,14 +73,31 @@ def _fits(item: Any, hint: Any) -> bool:
 def _convert(item: Any, hint: Any) -> Any:
     plain = {get_origin(option) or option for option in _options(hint)}
     if isinstance(item, list) and tuple in plain:
-        return tuple(item)
+        (kinds,) = (get_args(option) for option in _options(hint) if get_origin(option) is tuple)
+        kinds = kinds[:1] * len(item) if Ellipsis in kinds else kinds
+        return tuple(map(_convert, item, kinds))
     if isinstance(item, int) and not isinstance(item, bool) and float in plain and int not in plain:
         return float(item)
     return item
 
 
 def _name(hint: Any) -> str:
-    return " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)) for o in _options(hint))
+    return " or ".join(_kind(option) for option in _options(hint))
+
+
+def _kind(option: Any) -> str:
+    if option is type(None):
+        return "nothing"
+    return str(option) if get_origin(option) is tuple else getattr(option, "__name__", str(option))
+
+
+def _shown(item: Any) -> str:
+    """A value as an error message quotes it: short, whatever it is."""
+    try:
+        text = repr(item)
+    except (ValueError, RecursionError):
+        return f"a {type(item).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -91,7 +111,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such recipe") from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a valid TOML file ({error})") from error
 
 

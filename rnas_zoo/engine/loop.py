@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from .. import random
-from ..errors import BudgetReachedError, CheckFailedError, CheckpointError, InterruptedRunError
+from ..errors import BudgetReachedError, CheckFailedError, CheckpointError, InterruptedRunError, RnasZooError
+from ..files import exclusive
 from . import checkpoint, distribution
 from .budget import TimeBudget
 from .progress import Reporter, Silent
@@ -93,6 +94,7 @@ def run(
         InterruptedRunError: SIGINT or SIGTERM; the folder resumes.
         CheckFailedError: a loss is not finite.
         CheckpointError: damaged, or not the same one for all processes.
+        OutputNotWritableError: another process takes the folder's steps, or the disk is full.
     """
     main = distribution.main()
     reporter = (reporter if main else None) or Silent()
@@ -118,7 +120,8 @@ def run(
         return InterruptedRunError(text, signum)
 
     reporter.start(name, task.total_steps, done)
-    with deferred_signals() as signals, _own_generators():
+    alone = exclusive(folder.path, wait=False) if main else nullcontext()
+    with alone, deferred_signals() as signals, _own_generators():
         while done < task.total_steps:
             step_begin = time.monotonic()
             if signum := distribution.largest(signals.received):
@@ -158,8 +161,14 @@ def _resumed(task: Task, folder: RunFolder) -> int:
     done = 0
     if folder.checkpoint.is_file():
         state = checkpoint.load(folder.checkpoint)
-        done = state["step"]
-        task.load_state_dict(state["task"])
+        try:
+            done = int(state["step"])
+            task.load_state_dict(state["task"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, RnasZooError):
+                raise
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise CheckpointError(f"{folder.checkpoint} holds another state ({cause}); choose another -o") from error
     if len(set(distribution.gather(done))) > 1:
         raise CheckpointError(
             f"the processes see different checkpoints; put {folder.path} where all of them can read it"

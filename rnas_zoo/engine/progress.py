@@ -12,15 +12,15 @@ class Reporter(Protocol):
     """What a long command reports to."""
 
     def start(self, name: str, total: int, done: int = 0, *, timed: bool = True) -> None:
-        """A stage of `total` units begins, `done` of them from an earlier session; `timed` if they take equally long,
-        so that their number tells the time left.
+        """A stage of `total` units, called `name`, begins, `done` of them from an earlier session; `timed` if they take
+        equally long, so that their number tells the time left.
         """
 
     def advance(self, note: str = "", by: int = 1) -> None:
-        """`by` units of the current stage are done."""
+        """`by` units of the current stage are done; `note` stands beside their number."""
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """One line of news, the `text`."""
 
 
 class Silent:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import CheckpointError, OutputExistsError, RnasZooError
-from ..files import is_leftover, write_json, write_text
+from ..files import append_line, is_leftover, read_json, write_json, write_text
 from . import distribution
 
 CHECKPOINT, RUN, RECORD = "checkpoint.safetensors", "run.json", "record.jsonl"
@@ -82,8 +82,7 @@ class RunFolder:
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line to record.jsonl."""
         if distribution.main():
-            with open(self.path / RECORD, "a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(row)) + "\n")
+            append_line(self.path / RECORD, json.dumps(dict(row)))
 
     def forget_after(self, step: int) -> None:
         """Drop recorded rows of steps a resumed run will take again, and a half-written last line."""
@@ -98,7 +97,7 @@ class RunFolder:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break
         return rows
 
@@ -111,11 +110,11 @@ def read_run(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / RUN
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+        info = read_json(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a run folder: it has no run.json") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged ({error}). Remove the run folder and start again.") from error
-    if not isinstance(info, dict) or info.get("schema") != 1 or "config" not in info:
+    if not isinstance(info, dict) or info.get("schema") != 1 or not isinstance(info.get("config"), dict):
         raise CheckpointError(f"{file}: not written by this release of rnas-zoo")
     return info

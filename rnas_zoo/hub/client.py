@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubError, OutputNotWritableError, RnasZooError, UsageError
+from ..files import no_room
 
 PREFIX = "hf-hub:"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -64,6 +65,11 @@ def asking(repo: str, revision: str | None = None, endpoint: str | None = None) 
             f"cannot write {where}: {error.strerror}. Set HF_HOME to a folder of yours."
         ) from error
     except (OSError, errors.HTTPError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        if reason := no_room(error):
+            where = getattr(error, "filename", None) or "the client's cache"
+            raise OutputNotWritableError(
+                f"cannot write {where}: {reason}. Make room, or set HF_HOME to a folder elsewhere."
+            ) from error
         raise HubError(explained(error, repo, revision, endpoint)) from error
 
 

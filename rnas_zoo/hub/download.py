@@ -62,7 +62,15 @@ def download(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Bring a release from the Hub; see `fetch`. Returns its folder."""
+    """Bring a release from the Hub; returns its folder.
+
+    Args:
+        ref, out, endpoint, offline, overwrite, reporter: see `fetch`, which also tells the commit.
+
+    Raises:
+        HubError, UnknownNameError, NoWeightsError, WeightsError, DataError, UsageError: see `fetch`.
+        OutputExistsError, OutputNotWritableError: `out` is taken, or cannot be written.
+    """
     return fetch(ref, out, endpoint=endpoint, offline=offline, overwrite=overwrite, reporter=reporter).folder
 
 
@@ -87,14 +95,17 @@ def fetch(
         endpoint: another Hub than the client's own (HF_ENDPOINT).
         offline: take it from the cache, without network; by default as HF_HUB_OFFLINE says.
         overwrite: `out` may be there already.
+        reporter: hears what is asked for; silent by default.
 
     Raises:
         HubError: no such repository or revision, no access, no network and not cached, or bytes that are not the
             announced ones.
-        UnknownNameError: no such name, or an architecture nobody has registered. NoWeightsError: nothing is published.
+        UnknownNameError: no such name, or an architecture nobody has registered.
+        NoWeightsError: nothing is published.
         WeightsError: no release folder, no safetensors, or other tensors than declared.
         DataError: written for a newer release of this package.
-        UsageError: `ref` has another form. OutputExistsError, OutputNotWritableError: see `files.atomic_folder`.
+        UsageError: `ref` has another form.
+        OutputExistsError, OutputNotWritableError: `out` is taken, or cannot be written.
     """
     if out is None:
         return _fetch(ref, endpoint, offline, reporter or Silent())

@@ -108,6 +108,7 @@ def publish(
     `model_cards/published.json`, by which its weights can be had by name.
 
     Args:
+        folder: the release folder.
         to: owner/name; made if it does not exist.
         private: a new repository is visible to its owner only. By default it is what the owner's default is.
         tag: name for the commit.
@@ -116,6 +117,7 @@ def publish(
             than the client's own.
         endpoint: URL of the Hub; the client's own (HF_ENDPOINT) by default. All but https://huggingface.co are spoken
             to without xet.
+        reporter: hears of stages and their progress; silent by default.
 
     Raises:
         CheckFailedError: the folder may not be published, or what arrived is something else.

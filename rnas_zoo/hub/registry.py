@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from .. import resources
 from ..errors import DataError
-from ..files import write_json
+from ..files import exclusive, read_json, write_json
 from ..models.weights import PUBLISHED, PUBLISHED_SCHEMA
 
 
@@ -28,12 +27,12 @@ def references() -> dict[str, Any]:
     """
     path = resources.folder("model_cards") / PUBLISHED
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if value["schema"] != PUBLISHED_SCHEMA or not isinstance(value["models"], dict):
             raise ValueError(f"schema {value['schema']}")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no list of schema {PUBLISHED_SCHEMA} ({error!r}): restore it, or update") from error
     return value["models"]
 
@@ -45,6 +44,8 @@ def record(name: str, repo: str, commit: str, digest: str, pretrained_cfg: dict[
         DataError: see `references`. OutputNotWritableError: the file cannot be written.
     """
     entry = {"repo": repo, "commit": commit, "digest": digest, "pretrained_cfg": pretrained_cfg}
-    models = {**references(), name: entry}
-    ordered = {key: models[key] for key in sorted(models)}
-    write_json(resources.folder("model_cards") / PUBLISHED, {"schema": PUBLISHED_SCHEMA, "models": ordered})
+    folder = resources.folder("model_cards")
+    with exclusive(folder):
+        models = {**references(), name: entry}
+        ordered = {key: models[key] for key in sorted(models)}
+        write_json(folder / PUBLISHED, {"schema": PUBLISHED_SCHEMA, "models": ordered})

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-
 from .. import __version__
 from ..errors import CheckFailedError, RnasZooError
 from ..verification import evidence
@@ -62,7 +60,7 @@ def _of_other_release(folder: Path, written: str) -> Findings:
     own, rendered = (folder / README).read_text(encoding="utf-8"), card.render(folder)
     try:
         false = sorted(_stated(own) - _stated(rendered))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         return Findings([f"the front matter of {README} cannot be read ({error})"])
     values = ", ".join(f"{value:g}" for value in false)
     problems = [f"the front matter of {README} states {values}, which the evidence does not"] if false else []
@@ -74,5 +72,5 @@ def _of_other_release(folder: Path, written: str) -> Findings:
 
 def _stated(text: str) -> set[float]:
     """The figures of a card's front matter."""
-    data: Any = ModelCard(text).data
+    data: Any = card.read_front_matter(text, README)
     return {float(result.metric_value) for result in data.eval_results or ()}

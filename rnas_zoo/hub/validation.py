@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from huggingface_hub import ModelCard
-
+from ..arrays import read_arrays
 from ..errors import RnasZooError
 from ..models.weights import declared_digest
 from ..reference import load
@@ -86,10 +82,8 @@ def _pickled(folder: Path) -> Iterator[str]:
     """Arrays that can be read only by running what they hold."""
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
-                for name in file.files:
-                    file[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            read_arrays(path)
+        except (OSError, ValueError) as error:
             yield f"{path.name} is damaged, or holds Python objects ({error})"
 
 
@@ -112,7 +106,7 @@ def _classes(folder: Path, config: dict[str, Any]) -> Iterator[str]:
 def _card(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     try:
         card.check(folder)
-        stated = ModelCard((folder / CARD).read_text(encoding="utf-8")).data.to_dict().get("license")
+        stated = card.read_front_matter((folder / CARD).read_text(encoding="utf-8"), CARD).to_dict().get("license")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, RnasZooError):
             raise

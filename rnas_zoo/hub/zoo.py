@@ -138,10 +138,13 @@ def list_models(
 ) -> list[str]:
     """Names of this package's models, or with `pretrained` the `architecture.tag` names whose weights can be had.
 
-    list_models(max_params="350k", min_robust=35, dataset="cifar10", threat="linf:8/255", sort="robust")
-
     Args:
         filter, pretrained, max_params, min_robust, dataset, threat, protocol, sort: see `Query`.
+
+    Example:
+        import rnas_zoo
+
+        rnas_zoo.list_models(max_params="350k", min_robust=35, dataset="cifar10", threat="linf:8/255", sort="robust")
 
     Raises:
         UnknownNameError, UsageError: see `Query`; and for a data set that nobody knows.

@@ -23,7 +23,16 @@ from torch import Tensor, nn
 
 from .. import genotype as genotypes
 from ..errors import GenotypeError, UsageError
-from ..genotype import DENSE_NODES, DENSE_OPERATIONS, Cells, DenseCells, Edge, Genotype
+from ..genotype import (
+    DENSE_NODES,
+    DENSE_OPERATIONS,
+    LARGEST_DEPTH,
+    LARGEST_WIDTH,
+    Cells,
+    DenseCells,
+    Edge,
+    Genotype,
+)
 from . import ops
 from .base import PixelNet
 from .ops import FactorizedReduce, ReLUConvBN, build_op, conv_bn, take_indices
@@ -157,6 +166,8 @@ class RnasCells(PixelNet):
         layers = found.default.get("layers", 20) if layers is None else layers
         if layers < 3 or chs < 2:
             raise UsageError(f"needs at least 2 channels and 3 layers, got channels={chs}, layers={layers}")
+        if chs > LARGEST_WIDTH or layers > LARGEST_DEPTH:
+            raise UsageError(f"takes up to {LARGEST_WIDTH} channels and {LARGEST_DEPTH} layers, got {chs} and {layers}")
         if stem not in STEMS:
             raise UsageError(f"unknown stem {stem!r}, known are {', '.join(STEMS)}")
         self.genotype = found

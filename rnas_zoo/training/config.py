@@ -14,7 +14,7 @@ from .. import models  # noqa: F401  (registers the architectures)
 from ..attacks import Threat
 from ..engine import config as configuration
 from ..errors import UnknownNameError, UsageError, closest
-from ..genotype import Channels, names, resolve
+from ..genotype import LARGEST_NUMBER, Channels, names, resolve
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,15 @@ class TrainConfig:
         keep_head: take the classifier of `init` over as well, for the same classes.
         body_rate: factor on the learning rate of the body taken over by `init`.
         total_steps: optimisation steps; all schedules are functions of step / total_steps. 0: to be fitted to a budget.
+        batch_size: images per step.
         optimizer: `sgd` (Nesterov momentum) or `adam`.
         learning_rate: the largest, on the `schedule` `one_cycle` (peak at `peak_at`), `cosine`, or `steps` (a tenth
             after each fraction of training in `milestones`).
         eps_ramp: fraction of training over which ε grows to its full size.
+        momentum: of `sgd`.
         weight_decay: on convolution and linear weights only, unless `decay_all`.
         clip: largest norm of the gradient; 0: any.
+        label_smoothing: share of each label that is spread over all classes, in 0 to 1.
         augmentation: as in `data.AUGMENTATIONS`; empty for the data set's own.
         drop_path, auxiliary_weight: DARTS's regularisers for cell networks; 0 switches them off.
         auxiliary_on: whether the auxiliary head sees the `adversarial` images or the `clean` ones.
@@ -55,6 +58,8 @@ class TrainConfig:
         bn_momentum: of all batch norms while training; 0: the network's own.
         holdout: fraction of the training images held out, where the data set has none of its own for selection.
         select: ship the weights of the look at held-out images with the highest PGD accuracy, not the last.
+        seed: of weights and draws.
+        precision: `fp32`, or `bf16` for forward and backward passes.
     """
 
     architecture: str
@@ -102,9 +107,17 @@ class TrainConfig:
 
     @property
     def threat(self) -> Threat:
+        """`norm` and `eps` as a threat model."""
         return Threat(self.norm, self.eps)
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not 0 <= value <= LARGEST_NUMBER:
+                raise UsageError(f"{name} must be a number from 0 to 2**53, got {value}")
+        try:
+            Threat(self.norm, self.eps)
+        except UsageError as error:
+            raise UsageError(f"norm = {self.norm!r}, eps = {self.eps!r}: {error}") from error
         if not 0 < self.holdout < 1:
             raise UsageError(f"holdout must lie between 0 and 1, got {self.holdout}")
         if not 0 <= self.average < 1:
@@ -131,6 +144,12 @@ def model_for(architecture: str) -> tuple[str, dict[str, Any]]:
     """Registered name and arguments for a model name, or for a genotype file or name (then a generic model).
 
     A genotype that is not bundled brings the channels and layers its search chose for it, if any.
+
+    Args:
+        architecture: any of these.
+
+    Raises:
+        UnknownNameError: neither a model nor a genotype. GenotypeError: no valid genotype file.
     """
     if timm.is_model(architecture):
         return architecture, {}
@@ -147,7 +166,7 @@ def model_for(architecture: str) -> tuple[str, dict[str, Any]]:
 
 
 def read_recipe(path: str | Path) -> TrainConfig:
-    """A training configuration from a recipe file.
+    """A training configuration from a recipe, the .toml file at `path`.
 
     Raises:
         UsageError: naming the file and the field.

@@ -79,6 +79,9 @@ def train(
         time_budget: seconds after which the run stops resumably.
         fit_budget: choose `total_steps` to fit the budget when `config.total_steps` is 0.
         fit_seconds: choose `total_steps` to fit this many seconds, without stopping after them.
+        device: where the network is trained; `auto` takes a GPU if there is one.
+        reporter: hears of steps; silent by default.
+        name: what the reporter calls the run.
 
     Returns:
         The run's `run.json`, with accuracies on held-out training images.

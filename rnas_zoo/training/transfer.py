@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ..errors import UsageError, WeightsError
+from ..files import read_json
 from ..models.pixels import Preprocessed
 from ..reference import load, local_folder
 
@@ -25,9 +25,9 @@ def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
     """
     if folder := local_folder(ref):
         try:
-            value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            value = read_json(folder / "config.json")
             return str(value["architecture"]), _but_classes(value.get("model_args"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{ref} is not a release folder: its config.json cannot be read ({error!r})") from error
     if ref.endswith(".onnx") or ".py:" in ref:
         raise UsageError(f"training starts from a model name, a release folder or hf-hub:owner/name, not from {ref!r}")

@@ -92,6 +92,8 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
                     raise TypeError(f"{name} is {type(run[name]).__name__}")
             if not isinstance(run["subject"]["kind"], str) or not isinstance(run["dataset"]["name"], str):
                 raise TypeError("subject and dataset need their names")
+            if not all(isinstance(bound, int | float) for bound in run["interval"]):
+                raise TypeError(f"interval is {run['interval']!r:.60}")
             size = run["dataset"].get("image_size", [1, 1])
             if not isinstance(size, list) or [type(length) for length in size] != [int, int]:
                 raise TypeError(f"image_size is {size!r}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import data
+from ..arrays import read_arrays
 from ..deploy.runtime import Session
 from ..errors import CheckFailedError, DataError, OnnxFileError
 from ..files import sha256_file
@@ -99,8 +98,7 @@ def _replayed(
 
 def _pack(folder: Path, *needed: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(folder / "check.npz", allow_pickle=False) as check:
-            arrays = {name: check[name] for name in check.files}
+        arrays = read_arrays(folder / "check.npz")
         for name in needed:
             array = arrays[name]
             if name in ("images", "adversarial") and (
@@ -114,7 +112,7 @@ def _pack(folder: Path, *needed: str) -> dict[str, np.ndarray]:
                 arrays[name] = array.astype(np.int64)
             if name == "adversarial" and array.shape != arrays["images"].shape:
                 raise ValueError(f"adversarial images are {array.shape}, the clean ones {arrays['images'].shape}")
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{folder / 'check.npz'}: damaged ({error!r}); download it again") from error
     return arrays
 

@@ -18,17 +18,16 @@ are skipped.
 from __future__ import annotations
 
 import csv
-import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays import read_arrays
 from ..deploy.runtime import ALLOWED
 from ..errors import DataError, closest
+from ..files import read_json
 from ..intervals import Interval, clopper_pearson
 
 
@@ -120,12 +119,12 @@ def read_pack(path: str | Path) -> Pack:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            labels, logits, twins = file["labels"], file["logits"], file["adversarial"]
-            golden = file.get("adversarial_logits")
+        arrays = read_arrays(path)
+        labels, logits, twins = arrays["labels"], arrays["logits"], arrays["adversarial"]
+        golden = arrays.get("adversarial_logits")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable check pack ({error}); release folders hold one, check.npz") from error
     fits = labels.ndim == 1 and labels.dtype.kind in "iu" and logits.ndim == 2 and len(twins) == len(logits)
     if (
@@ -151,7 +150,7 @@ def _names(folder: Path) -> tuple[str, ...]:
         if (folder / "labels.txt").is_file():
             return tuple((folder / "labels.txt").read_text(encoding="utf-8").splitlines())
         if (folder / "config.json").is_file():
-            return tuple(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("label_names") or ())
+            return tuple(map(str, read_json(folder / "config.json").get("label_names") or ()))
     except (OSError, ValueError, AttributeError, TypeError):
         pass
     return ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import data
+from ..arrays import read_array, read_arrays
 from ..attacks import Threat
 from ..attacks.threat import parse_eps
 from ..engine.device import resolve_device
@@ -266,27 +265,25 @@ def _indices(path: Path | None) -> np.ndarray | None:
         if path.suffix != ".npy":
             words = path.read_text(encoding="utf-8").replace(",", " ").split()
             return np.array([int(word) for word in words], np.int64)
-        rows = np.load(path, allow_pickle=False)
-        if not isinstance(rows, np.ndarray) or rows.ndim != 1:
+        rows = read_array(path)
+        if rows.ndim != 1:
             raise ValueError("not one row of numbers")
         return rows
-    except (OSError, ValueError, OverflowError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: no readable list of positions ({error})") from error
 
 
 def _adversarial(path: Path, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The images of an .npz file for the positions asked for, or else those it names itself."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if "x_adv" not in file:
-                raise DataError(f"{path} has no array x_adv; it holds {', '.join(file.files) or 'nothing'}")
-            images, own = file["x_adv"], file.get("position")
-            if own is not None and (images.ndim != 4 or own.shape != images.shape[:1]):
-                raise ValueError(f"x_adv is {images.shape} and position {own.shape}")
-    except DataError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_arrays(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    if "x_adv" not in arrays:
+        raise DataError(f"{path} has no array x_adv; it holds {', '.join(arrays) or 'nothing'}")
+    images, own = arrays["x_adv"], arrays.get("position")
+    if own is not None and (images.ndim != 4 or own.shape != images.shape[:1]):
+        raise DataError(f"{path}: not a readable .npz file (x_adv is {images.shape} and position {own.shape})")
     if rows is None:
         return images, own
     if own is None and len(images) == len(rows):

@@ -101,8 +101,8 @@ def _fraction(value: Any, path: str | Path, name: str) -> float:
         if isinstance(value, bool):
             raise TypeError("a truth value")
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {name} is {value!r}; expected percent text such as '62.80'") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: {name} is {value!r:.60}; expected percent text such as '62.80'") from error
     share = number if not isinstance(value, str) and number <= 1 else number / 100
     if not (math.isfinite(share) and 0 <= share <= 1):
         raise DataError(f"{path}: {name} is {value!r}; an accuracy lies between 0 and 100 percent")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays import read_arrays
 from ..errors import CheckpointError
-from ..files import atomic_path, is_leftover, write_json
+from ..files import atomic_path, is_leftover, read_json, write_json
 
 Part = dict[str, np.ndarray]
 
@@ -33,12 +33,12 @@ class Store:
         identity = json.loads(json.dumps(identity))
         if not path.exists():
             others = [p.name for p in self.folder.iterdir() if not is_leftover(p)] if self.folder.is_dir() else []
-            if others:
+            if others and not path.exists():  # else another process has just begun the same
                 raise CheckpointError(f"{folder} holds other files ({others[0]}); give --resume an empty or new folder")
             write_json(path, identity)
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             differing = [key for key in {**identity, **found} if identity.get(key) != found.get(key)]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); remove {folder} and begin anew") from error
@@ -67,9 +67,9 @@ class Store:
             if is_leftover(path):
                 continue
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    part = {key: file[key] for key in file["arrays"]}
+                arrays = read_arrays(path)
+                part = {str(key): arrays[str(key)] for key in arrays["arrays"]}
                 found.append((path.name.split(".")[1], part))
-            except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(f"{path} is damaged ({error}); remove it to attack its images again") from error
         return found

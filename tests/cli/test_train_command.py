@@ -136,6 +136,15 @@ def test_json_prints_the_run(call):
     assert json.loads(out)["config"]["eps"] == "4/255"
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_of_several_processes_only_the_first_reports(call, monkeypatch, more):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert call("x.toml", *more)[::3] == (0, "")
+    monkeypatch.setenv("RANK", "0")
+    assert call("x.toml", *more)[3]
+
+
 def test_help_loads_no_torch():
     code = (
         "import sys\nfrom rnas_zoo.cli import run\nrun(['train', '--help'])\n"

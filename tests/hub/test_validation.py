@@ -123,7 +123,7 @@ def test_arrays_that_are_pickles_and_damaged_ones_are_refused(folder):
     np.savez(folder / "check.npz", **arrays, extra=np.array([{"code": 1}], dtype=object))
     (folder / "labels.npz").write_bytes(b"PK")
     found = problems(folder)
-    assert any(line.startswith("check.npz is damaged, or holds Python objects (Object arrays") for line in found)
+    assert any(line.startswith("check.npz is damaged, or holds Python objects (") for line in found)
     assert any(line.startswith("labels.npz is damaged") for line in found)
 
 
