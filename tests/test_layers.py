@@ -28,9 +28,9 @@ LAYERS = (
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
         "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.results_page",
-        "hub.sections", "hub.twin", "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo", "hub.reverify",
-        "hub.int8", "hub.export_index", "hub.publish", "hub.registry", "hub.session", "hub.upload", "hub.validation",
-        "hub.site", "doctor", "demo", "testing",
+        "hub.sections", "hub.twin", "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo",
+        "hub.reverify", "hub.int8", "hub.export_index", "hub.publish", "hub.registry", "hub.session", "hub.upload",
+        "hub.validation", "hub.site", "doctor", "demo", "testing",
     ),
     ("cli", "__main__"),
 )  # fmt: skip

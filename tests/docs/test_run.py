@@ -45,16 +45,17 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
     ("code", "short"),
     [
         ("rnas-zoo verify m --n 1000 --protocol standard", "rnas-zoo verify m --n 8 --protocol quick"),
-        ("torchrun -m rnas_zoo verify m -n 4", "torchrun -m rnas_zoo verify m -n 4"),
+        ("torchrun -m rnas_zoo verify m -n 4", "torchrun -m rnas_zoo verify --protocol quick m -n 4"),
         ("rnas-zoo train --fit \\\n  --time-budget 20m -o r", "rnas-zoo train  --steps 2 -o r"),
         (
             "torchrun -m rnas_zoo search --time-budget=9m",
             "torchrun -m rnas_zoo search --channels 2 --layers 3 --batch-size 8 --steps 2",
         ),
-        ("rnas-zoo verify m --resume w --time-budget 9m", "rnas-zoo verify m --resume w --time-budget 10s"),
-        ("rnas-zoo verify m --against-card", "rnas-zoo verify m --against-card --protocol quick --n 8"),
+        ("rnas-zoo verify m --time-budget 9m", "rnas-zoo verify --protocol quick m --time-budget 10s"),
+        ("rnas-zoo verify m --against-card", "rnas-zoo verify --protocol quick m --against-card --n 8"),
         ("rnas-zoo train --steps 200 --set total_steps=7", "rnas-zoo train --steps 2 --set total_steps=2"),
         ("rnas-zoo search --channels 4 --seeds 3", "rnas-zoo search --channels 4 --seeds 1"),
+        ("rnas-zoo verify --explain x", "rnas-zoo verify --explain x"),
         ("echo --nothing 5 -no 7", "echo --nothing 5 -no 7"),
     ],
 )
