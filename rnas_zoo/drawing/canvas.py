@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..files import atomic_path
-from .layout import PAPER, printable
+from .layout import GREY, PAPER, printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVE_COLORS = ("#08519c", "#d95f0e", "#009e73", "#7b3294", "#3d4752", "#56b4e9", "#c23b75", "#a6761d")
@@ -76,6 +77,15 @@ def reduce_colors(path: Path) -> None:
     with Image.open(path) as image:
         flat = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     flat.save(path, "png", optimize=True)
+
+
+def quiet(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Leave of the frame of a chart its bottom line, faint grid lines, and labels without ticks."""
+    axes.tick_params(colors=GREY, labelsize=9, length=0)
+    axes.grid(axis=grid, color="#e6e9ed", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
 
 
 def spread(wanted: Sequence[float], distance: float, top: float) -> list[float]:

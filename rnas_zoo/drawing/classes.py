@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from . import canvas
-from .layout import GREY, INK, PAPER, printable
+from .canvas import check_suffix, quiet, save, style
+from .layout import INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +33,14 @@ def draw_classes(bars: Sequence[Bar], path: str | Path, *, title: str) -> Path:
         OutputNotWritableError: the folder cannot be created or written.
     """
     path = Path(path)
-    canvas.check_suffix(path)
+    check_suffix(path)
     if not bars:
         raise UsageError("a picture of classes needs at least one class, found none.")
     for name, clean, robust, (low, high) in bars:
         if not (0 <= low <= robust <= high <= 1 and 0 <= clean <= 1):
             raise UsageError(f"class {name!r}: accuracies must lie in 0..1 and inside their interval.")
-    with canvas.style():
-        return canvas.save(_figure(bars, title), path, title, bbox_inches="tight", pad_inches=0.15)
+    with style():
+        return save(_figure(bars, title), path, title, bbox_inches="tight", pad_inches=0.15)
 
 
 def _figure(bars: Sequence[Bar], title: str) -> Figure:
@@ -58,10 +58,6 @@ def _figure(bars: Sequence[Bar], title: str) -> Figure:
     axes.set_yticklabels([printable(bar[0], 24) for bar in bars], parse_math=False)
     axes.set_title(printable(title, 100), fontsize=11, fontweight="bold", color=INK, loc="left", pad=24)
     axes.set_xlabel("accuracy (%)", fontsize=10, color=INK)
-    axes.tick_params(colors=GREY, labelsize=9, length=0)
-    axes.grid(axis="x", color="#e6e9ed", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
+    quiet(axes, grid="x")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
     return figure

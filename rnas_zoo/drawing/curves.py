@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, save, spread, style
-from .layout import GREY, INK, PAPER, printable
+from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, quiet, save, spread, style
+from .layout import INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,9 +90,5 @@ def _curve_figure(curves: Mapping[str, np.ndarray], title: str, eps_label: str) 
     axes.set_title(printable(title), fontsize=12, fontweight="bold", color=INK, loc="left", pad=12, parse_math=False)
     axes.set_xlabel(printable(eps_label), fontsize=10, color=INK, parse_math=False)
     axes.set_ylabel("accuracy (%)", fontsize=10, color=INK)
-    axes.tick_params(colors=GREY, labelsize=9, length=0)
-    axes.grid(color="#e6e9ed", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
+    quiet(axes)
     return figure

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..genotype import PRIMITIVES
 from . import layout as geometry
-from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, save, spread, style
+from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, quiet, save, spread, style
 from .genotypes import ROLE_TITLES
 from .layout import GREY, INK, PAPER, printable
 
@@ -223,9 +223,5 @@ def _pareto_figure(points: Sequence[Point], title: str, label: str) -> Figure:
     axes.set_title(printable(title), fontsize=12, fontweight="bold", color=INK, loc="left", pad=12, parse_math=False)
     axes.set_xlabel("multiply-accumulates per image (millions)", fontsize=10, color=INK)
     axes.set_ylabel(label, fontsize=10, color=INK)
-    axes.tick_params(colors=GREY, labelsize=9, length=0)
-    axes.grid(color="#e6e9ed", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
+    quiet(axes)
     return figure
