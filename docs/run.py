@@ -11,6 +11,7 @@ run. A comment on the line before a block says more: `<!-- file: NAME -->` write
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shlex
@@ -18,8 +19,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -139,8 +142,49 @@ def in_a_fork(arguments: list[str]) -> None:
         raise subprocess.CalledProcessError(code, ["rnas-zoo", *arguments])
 
 
+class Notebook:
+    """Python blocks with one namespace, in a fork of this process: what has used torch's autograd cannot be forked."""
+
+    def __init__(self) -> None:
+        self.connection, other = multiprocessing.Pipe()
+        context = multiprocessing.get_context("fork")
+        context.Process(target=self._serve, args=(self.connection, other), daemon=True).start()
+        other.close()
+
+    @staticmethod
+    def _serve(theirs: Connection, connection: Connection) -> None:
+        theirs.close()  # so that the end of that process is the end of this one
+        namespace: dict[str, object] = {"__name__": "__main__"}
+        while True:
+            try:
+                code, name = connection.recv()
+            except EOFError:
+                return
+            try:
+                exec(compile(code, name, "exec"), namespace)
+                failed = False
+            except BaseException:
+                traceback.print_exc()
+                failed = True
+            sys.stdout.flush()
+            connection.send((failed, dict(os.environ)))
+
+    def run(self, code: str, name: str) -> None:
+        """Run a block; the environment that it leaves is that of the commands after it.
+
+        Raises:
+            CalledProcessError: it raised something, which has been printed.
+        """
+        sys.stdout.flush()
+        self.connection.send((code, name))
+        failed, environment = self.connection.recv()
+        os.environ.update(environment)
+        if failed:
+            raise subprocess.CalledProcessError(1, ["python", name])
+
+
 class Runner:
-    """Runs blocks in a folder; Python blocks in this process, whose folder and environment it changes.
+    """Runs blocks in a folder, into which it changes, as it changes the environment.
 
     `cut_down` shortens budgets. `fork` runs plain commands in forks of this process instead of new ones.
     """
@@ -148,7 +192,6 @@ class Runner:
     def __init__(self, folder: Path, cut_down: bool, fork: bool = False) -> None:
         self.folder, self.fork = folder, fork
         self.code: Callable[[Block], str] = quick if cut_down else lambda block: block.code
-        self.namespace: dict[str, object] = {"__name__": "__main__"}
         for name in LINKED:
             if (ROOT / name).is_dir() and not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)
@@ -164,9 +207,10 @@ class Runner:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         sys.path[:0] = [str(folder), str(ROOT)]
         os.chdir(folder)
+        self.notebook = Notebook()
 
     def run(self, page: Path) -> None:
-        """Raises what a Python block raises; CalledProcessError where a command of a shell block fails."""
+        """Run a page; CalledProcessError where a block fails."""
         for block in blocks(page.read_text()):
             code = self.code(block)
             if block.file:
@@ -178,8 +222,7 @@ class Runner:
                 if block.language == "sh":
                     self.shell(code)
                 else:
-                    lines = "\n" * block.line
-                    exec(compile(lines + code, str(page), "exec"), self.namespace)
+                    self.notebook.run("\n" * block.line + code, str(page))
 
     def shell(self, code: str) -> None:
         """Run a block of the shell."""
