@@ -36,9 +36,11 @@ REASONS = (
     "needs the real Hub",
     "sets up an environment",
     "opens a server",
+    "needs minutes",
     "needs hours",
     "measures time",
 )
+READ_AT_IMPORT = ("HF_", "RNAS_ZOO_", "OMP_")  # variables of these names
 QUICK = {
     "sh": (
         (r"(?<=\s)(--n|-n)([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(8, int(m[3]))}"),
@@ -169,8 +171,8 @@ class Notebook:
             sys.stdout.flush()
             connection.send((failed, dict(os.environ)))
 
-    def run(self, code: str, name: str) -> None:
-        """Run a block; the environment that it leaves is that of the commands after it.
+    def run(self, code: str, name: str) -> bool:
+        """Run a block, whose environment is then that of the commands after it; whether READ_AT_IMPORT changed.
 
         Raises:
             CalledProcessError: it raised something, which has been printed.
@@ -178,9 +180,11 @@ class Notebook:
         sys.stdout.flush()
         self.connection.send((code, name))
         failed, environment = self.connection.recv()
-        os.environ.update(environment)
         if failed:
             raise subprocess.CalledProcessError(1, ["python", name])
+        changed = any(os.environ.get(key) != environment[key] for key in environment if key.startswith(READ_AT_IMPORT))
+        os.environ.update(environment)
+        return changed
 
 
 class Runner:
@@ -222,7 +226,8 @@ class Runner:
                 if block.language == "sh":
                     self.shell(code)
                 else:
-                    self.notebook.run("\n" * block.line + code, str(page))
+                    changed = self.notebook.run("\n" * block.line + code, str(page))
+                    self.fork &= not changed
 
     def shell(self, code: str) -> None:
         """Run a block of the shell."""
