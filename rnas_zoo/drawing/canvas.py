@@ -65,17 +65,19 @@ def save(
     metadata = told if kind == "svg" else {"Software": None}
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata, facecolor=PAPER, **options)
-        if kind == "png" and not photographs:
-            reduce_colors(temporary)
+        if kind == "png":
+            _shrink(temporary, None if photographs else 256)
     return path
 
 
-def reduce_colors(path: Path) -> None:
-    """Store a .png chart with a palette of 256 colours, in about a third of its bytes."""
+def _shrink(path: Path, colors: int | None) -> None:
+    """Store a .png picture in as few bytes as PNG takes; a chart of 256 colours takes a third of those of all."""
     from PIL import Image
 
     with Image.open(path) as image:
-        flat = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        flat = image.convert("RGB")
+    if colors:
+        flat = flat.quantize(colors, dither=Image.Dither.NONE)
     flat.save(path, "png", optimize=True)
 
 
