@@ -29,7 +29,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 plain = faults()
 with computing(1):
-    kept = faults()
+    kept = min(faults() for _ in range(3))  # a kernel short of memory may have taken some pages back
 print(keep_freed_memory(), plain, kept)
 """
 

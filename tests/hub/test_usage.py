@@ -75,12 +75,13 @@ def test_the_claim_is_checked_and_the_measurement_repeated():
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
 def test_every_card_has_short_blocks_that_name_the_model(folder):
-    create, predict = blocks(folder, "python")
+    create, *predict = blocks(folder, "python")
     (verify,) = blocks(folder, "bash")
-    assert max(text.count("\n") for text in (create, predict, verify)) <= 8
+    assert len(predict) == (folder / "model.onnx").is_file()
+    assert max(text.count("\n") for text in (create, *predict, verify)) <= 8
     size = json.loads((folder / "config.json").read_text())["pretrained_cfg"]["input_size"][1:]
     assert f"torch.rand(2, 3, {size[0]}, {size[1]})" in create
-    for text in (create, predict):
+    for text in (create, *predict):
         compile(text, folder.name, "exec")
     (run, *_), _ = evidence.read(folder)
     *claims, repeat = (shlex.split(line)[2:] for line in verify.splitlines())

@@ -89,21 +89,21 @@ def test_release_folders_become_configurations(tmp_path, monkeypatch, donor):
     save_release(cards / "second", donor, "rslad_cifar10_linf8")
     save_release(cards / "first", donor, "clean_cifar10")
     recipes.mkdir()
-    (recipes / "rnas_cl_s5.rslad_cifar10_linf8.toml").write_text("")
+    (recipes / "rnas_cl_m.rslad_cifar10_linf8.toml").write_text("")
     folder = resources.folder
     monkeypatch.setattr(resources, "folder", lambda name: folder(name) if name == "genotypes" else tmp_path / name)
     assert list(weights.bundled_releases()) == ["rnas_cl_s3.clean_cifar10", "rnas_cl_s3.rslad_cifar10_linf8"]
-    found = weights.configurations({"rnas_cl_s3": weights.pixel_cfg(), "rnas_cl_s5": weights.pixel_cfg()})
-    assert list(found) == ["rnas_cl_s3.rslad_cifar10_linf8", "rnas_cl_s3.clean_cifar10", "rnas_cl_s5"]
+    found = weights.configurations({"rnas_cl_s3": weights.pixel_cfg(), "rnas_cl_m": weights.pixel_cfg()})
+    assert list(found) == ["rnas_cl_s3.rslad_cifar10_linf8", "rnas_cl_s3.clean_cifar10", "rnas_cl_m"]
     cfg = found["rnas_cl_s3.rslad_cifar10_linf8"]
     assert cfg["file"] == str(cards / "second" / "model.safetensors")
     assert cfg["license"] == "cc0-1.0"
-    assert "file" not in found["rnas_cl_s5"]
+    assert "file" not in found["rnas_cl_m"]
     loaded = timm.create_model("rnas_cl_s3", pretrained=True, pretrained_cfg=cfg).eval()
     assert torch.equal(loaded(image()), donor(image()))
     with pytest.raises(NoWeightsError, match=r"Nearest with weights: rnas_cl_s3\.\w+, rnas_cl_s3") as refused:
-        timm.create_model("rnas_cl_s5", pretrained=True)
-    assert "`rnas-zoo train recipes/rnas_cl_s5.rslad_cifar10_linf8.toml`" in str(refused.value)
+        timm.create_model("rnas_cl_m", pretrained=True)
+    assert "`rnas-zoo train recipes/rnas_cl_m.rslad_cifar10_linf8.toml`" in str(refused.value)
     with pytest.raises(NoWeightsError, match=r" With weights: rnas_cl_s3\.clean_cifar10, ") as refused:
         timm.create_model("rnas_e2rnas_cifar100", pretrained=True)
     assert "--arch rnas_e2rnas_cifar100" in str(refused.value)

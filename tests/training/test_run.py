@@ -431,7 +431,7 @@ def test_a_fitted_run_keeps_its_steps_when_resumed(config, tmp_path, monkeypatch
         ({"augmentation": "cutmix"}, UsageError, "unknown augmentation"),
         ({"batch_size": 1000}, UsageError, "lower --batch-size"),
         ({"total_steps": 0}, UsageError, "needs total_steps"),
-        ({"total_steps": -1}, UsageError, "at least 1"),
+        ({"total_steps": -1}, UsageError, "from 0 to"),
         ({"model_args": {"chanels": 4}}, UsageError, "chanels"),
         ({"model_args": {"num_classes": 4}}, UsageError, "num_classes"),
     ],

@@ -378,7 +378,7 @@ def test_body_and_head_are_all_parameters_once(small_data):
         ({"holdout": 0.0}, "holdout must lie between 0 and 1"),
         ({"holdout": 1.0}, "holdout must lie between 0 and 1"),
         ({"average": 1.0}, "average must be 0 or a decay below 1"),
-        ({"average": -0.1}, "average must be 0 or a decay below 1"),
+        ({"average": -0.1}, "average must be a number from 0"),
         ({"auxiliary_on": "both"}, "auxiliary_on must be adversarial or clean"),
     ],
 )
