@@ -115,7 +115,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def wheel(tmp_path_factory) -> Path:
     """The wheel built from the checkout."""
     if not (CHECKOUT / "pyproject.toml").is_file():
-        pytest.skip("needs the checkout")
+        pytest.skip("waits for a checkout: run the tests from a clone")
 
     def make(folder: Path) -> None:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]

@@ -27,7 +27,7 @@ from rnas_zoo.training.config import TrainConfig, recipe_text
 
 from .test_files import tree
 
-resource = pytest.importorskip("resource", reason="limits of a file's size are POSIX")
+resource = pytest.importorskip("resource", reason="waits for a POSIX system: limits of a file's size")
 RELEASE = "rnas_wrn10_1.pgd_digits_linf16"
 
 
@@ -236,7 +236,7 @@ def test_a_read_only_disk_is_told_before_any_work(call, recipe, tmp_path, monkey
     assert [path for path, content in tree(tmp_path).items() if content is not None] == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="waits for /dev/full, which Linux has")
 def test_a_full_disk_behind_standard_output_is_told_in_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -21,7 +21,7 @@ from rnas_zoo.training.config import TrainConfig, read_recipe, recipe_text
 from .strategies import reproducible
 
 BENCHMARKS = Path(rnas_zoo.__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="needs the checkout")
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="waits for a checkout: run the tests from a clone")
 
 INPUTS, SLOW = 30, {"evidence": 3, "verdicts": 3, "card": 2, "check pack": 6, "configuration": 10, "model": 8}
 

@@ -22,7 +22,9 @@ assert resources.folder("recipes").is_dir() and resources.folder("model_cards").
 print(len(genotype.names()), sum(p.numel() for p in timm.create_model("rnas_cl_s7").parameters()))
 """
 
-pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the checkout")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").is_file(), reason="waits for a checkout: run the tests from a clone"
+)
 
 
 def probe(root: Path, cwd: Path) -> str:

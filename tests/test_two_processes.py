@@ -54,7 +54,7 @@ for number in range(runs):
 print(*codes)
 """
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks of folders are POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="waits for a POSIX system: locks of folders")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ ELEMENTS = {
     "checkboxes": ({"label", "options"}, {"description"}),
 }
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="needs the checkout")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".github").is_dir(), reason="waits for a checkout: run the tests from a clone"
+)
 
 
 def read(path):

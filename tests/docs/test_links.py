@@ -17,7 +17,9 @@ OTHERS = (
 )  # fmt: skip
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in OTHERS if (ROOT / name).is_file())])
 
-pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="needs the checkout")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="waits for a checkout: run the tests from a clone"
+)
 
 
 def named(page):
