@@ -147,7 +147,7 @@ def _results(query: Query, markdown: bool, as_json: bool) -> None:
     from ..hub import results, results_page, zoo
 
     if markdown and query == zoo.Query(pretrained=True):
-        click.echo(results_page.document(), nl=False)
+        click.echo(results_page.document(results.collect()), nl=False)
         return
     releases = results.collect()
     chosen = [model.result for model in zoo.select(query, releases) if model.result]

@@ -104,14 +104,14 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-def document() -> str:
+def document(results: Sequence[Result]) -> str:
     """The whole of docs/results.md."""
-    return f"{TITLE}\n## Measured\n\n{measured(collect())}\n{reported()}"
+    return f"{TITLE}\n## Measured\n\n{measured(results)}\n{reported()}"
 
 
-def block() -> str:
+def block(results: Sequence[Result]) -> str:
     """What stands between the markers."""
-    return f"{BEGIN}\n\n{measured(collect())}\n{END}"
+    return f"{BEGIN}\n\n{measured(results)}\n{END}"
 
 
 def with_block(text: str, new: str, name: str) -> str:
@@ -140,16 +140,14 @@ def costs(results: Sequence[Result]) -> dict[str, list[list[float]]]:
             points = [[0.0, correct / n, *clopper_pearson(correct, n)]]
             for eps, run in result.sizes.items():
                 points.append([255 * parse_eps(eps), run["robust_accuracy"], *run["interval"]])
-            clean = result.training == "clean"
-            curves["trained without attacks" if clean else f"adversarially trained, ε = {result.threat.split()[1]}"] = (
-                points
-            )
+            size = result.threat.split()[1]
+            way = "trained without attacks" if result.training == "clean" else f"adversarially trained, ε = {size}"
+            curves[way] = points
     return curves
 
 
-def picture(path: str | Path) -> Path:
-    """Draw `costs` of the bundled releases; the numbers stand in the file's description as JSON."""
-    results = collect()
+def picture(path: str | Path, results: Sequence[Result]) -> Path:
+    """Draw `costs`; the numbers stand in the file's description as JSON."""
     size = next(result.parameters for result in results if result.name.split(".")[0] == PICTURED)
     curves = costs(results)
     return draw_curve(
@@ -165,9 +163,10 @@ def main(arguments: Sequence[str]) -> None:
     """Write the document to the first path, the picture beside it, and the block into every further file."""
     if not arguments:
         raise UsageError("the document has no path: python -m rnas_zoo.hub.results_page docs/results.md README.md")
-    texts = {path: with_block(Path(path).read_text(encoding="utf-8"), block(), path) for path in arguments[1:]}
-    write_text(arguments[0], document())
-    picture(Path(arguments[0]).parent / PICTURE)
+    results = collect()
+    texts = {path: with_block(Path(path).read_text(encoding="utf-8"), block(results), path) for path in arguments[1:]}
+    write_text(arguments[0], document(results))
+    picture(Path(arguments[0]).parent / PICTURE, results)
     for path, text in texts.items():
         write_text(path, text)
 

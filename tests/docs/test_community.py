@@ -140,7 +140,7 @@ def test_the_licence_is_one_everywhere():
 
 
 def test_the_source_distribution_has_them():
-    sdist = pytest.importorskip("hatchling.builders.sdist")
+    sdist = pytest.importorskip("hatchling.builders.sdist", reason="waits for hatchling: pip install -e .[test]")
     builder = sdist.SdistBuilder(str(ROOT))
     files = {file.distribution_path.replace("\\", "/") for file in builder.recurse_included_files()}
     assert {"CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "docs/reference/api.md"} <= files

@@ -25,9 +25,13 @@ def described(path: Path) -> dict:
 
 
 def test_the_committed_tables_are_the_generated_ones():
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results_page.document(), "run `make results`"
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results_page.document(results.collect()), (
+        "run `make results`"
+    )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results_page.with_block(readme, results_page.block(), "README.md") == readme, "run `make results`"
+    assert results_page.with_block(readme, results_page.block(results.collect()), "README.md") == readme, (
+        "run `make results`"
+    )
 
 
 def test_the_committed_picture_shows_the_evidence():
@@ -52,9 +56,9 @@ def test_a_file_without_both_markers_is_refused(text):
 def test_the_command_writes_the_document_and_between_the_markers(tmp_path):
     (tmp_path / "R.md").write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     results_page.main([str(tmp_path / "results.md"), str(tmp_path / "R.md")])
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") == results_page.document()
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == results_page.document(results.collect())
     text = (tmp_path / "R.md").read_text(encoding="utf-8")
-    assert text == f"before\n{results_page.block()}\nafter\n"
+    assert text == f"before\n{results_page.block(results.collect())}\nafter\n"
     assert "old" not in text
     assert described(tmp_path / results_page.PICTURE) == results_page.costs(results.collect())
     with pytest.raises(UsageError, match="python -m"):

@@ -182,6 +182,15 @@ def test_given_images_and_those_of_another_model_are_judged_once(saturated, tmp_
     assert transferred.robust_accuracy == 4 / 18
 
 
+def of_nodes(path: Path, nodes: list[onnx.NodeProto]) -> Path:
+    """The planted network written with other nodes around its weights."""
+    model = onnx.load(planted(path, EVEN, 1.0, gain=100 / PIXELS))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return path
+
+
 def test_without_any_twin_the_session_is_asked(tmp_path):
     nodes = [
         helper.make_node("Flatten", ["image"], ["flat"]),
@@ -189,12 +198,9 @@ def test_without_any_twin_the_session_is_asked(tmp_path):
         helper.make_node("DequantizeLinear", ["whole", "s", "z"], ["coarse"]),
         helper.make_node("Gemm", ["coarse", "weight", "bias"], ["logits"], transB=1),
     ]
-    model = onnx.load(planted(tmp_path / "dynamic.onnx", EVEN, 1.0, gain=100 / PIXELS))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, tmp_path / "dynamic.onnx")
+    path = of_nodes(tmp_path / "dynamic.onnx", nodes)
     x, y, distance = images(EVEN, 0.012, 0.045)
-    report = verify(tmp_path / "dynamic.onnx", x, y, checks=True)
+    report = verify(path, x, y, checks=True)
     assert report.run["subject"]["kind"] == "int8"
     assert list(report.run["attacks"]) == ["noise", "square"]
     assert evidence.standing(report.verdicts).tolist() == (distance > EPS).tolist()
@@ -208,13 +214,10 @@ def test_a_float_file_without_a_twin_is_asked_by_every_protocol(tmp_path):
         helper.make_node("Flatten", ["same"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1),
     ]
-    model = onnx.load(planted(tmp_path / "blind.onnx", EVEN, 1.0, gain=100 / PIXELS))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, tmp_path / "blind.onnx")
+    path = of_nodes(tmp_path / "blind.onnx", nodes)
     x, y, distance = images(EVEN, 0.012, 0.045)
     for protocol, attacks in (("fast", ["square"]), ("quick", ["noise", "square"])):
-        report = full_verify(tmp_path / "blind.onnx", x, y, threat=Threat("linf", EPS), protocol=protocol, device="cpu")
+        report = full_verify(path, x, y, threat=Threat("linf", EPS), protocol=protocol, device="cpu")
         assert report.run["subject"]["kind"] == "onnx"
         ran = [name for name, totals in report.run["attacks"].items() if totals["passes"]]
         assert ran == attacks
