@@ -44,7 +44,8 @@ class Supernet(nn.Module):
 
     Args:
         kind: of the genotypes it contains, `cells` or `accurate_robust_cells`.
-        channels, layers: width of the first cells, a multiple of 2·partial, and number of cells (at least 3).
+        channels, layers: width of the first cells, a multiple of 2·partial, and number of cells: at least 3, of
+            `accurate_robust_cells` at least 4, so that each role has a cell.
         stem: as in `models.rnas_cells`, without `imagenet`.
         partial: 1/partial of the channels goes through the operations, with edge weights β as in PC-DARTS; 1: all.
         none: whether `none` is an operation.
@@ -82,6 +83,12 @@ class Supernet(nn.Module):
         self.kind, self.partial = kind, partial
         self.operations = PRIMITIVES if none else tuple(name for name in PRIMITIVES if name != "none")
         self.plan = cell_plan(kind, channels, layers, stem, image_size)
+        absent = [role for role in CELL_ROLES[kind] if role not in {cell.role for cell in self.plan}]
+        if absent:
+            raise UsageError(
+                f"{layers} layers of {kind} hold no {' and no '.join(absent)} cell, so none could be searched; "
+                "take at least 4 layers"
+            )
         self.image_multiple = 4 * STEMS[stem]
         self.stem = nn.Sequential(*conv_bn(3, 3 * channels, 3, STEMS[stem]))
         previous, reduction_prev = (3 * channels, 3 * channels), False

@@ -49,7 +49,7 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
         ("rnas-zoo train --fit \\\n  --time-budget 20m -o r", "rnas-zoo train  --steps 2 -o r"),
         (
             "torchrun -m rnas_zoo search --time-budget=9m",
-            "torchrun -m rnas_zoo search --channels 2 --layers 3 --batch-size 8 --steps 2",
+            "torchrun -m rnas_zoo search --channels 2 --layers 4 --batch-size 8 --steps 2",
         ),
         ("rnas-zoo verify m --time-budget 9m", "rnas-zoo verify --protocol quick m --time-budget 10s"),
         ("rnas-zoo verify m --against-card", "rnas-zoo verify --protocol quick m --against-card --n 8"),

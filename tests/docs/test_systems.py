@@ -186,7 +186,7 @@ def test_passes_of_a_step_are_those_a_search_counts(preset, small_data, tmp_path
         wanted, method = told[preset == "fast"], method.strip("`")
         if method not in tasks:
             config = configured(
-                str(small_data), method, preset, total_steps=100, batch_size=2, channels=2, layers=3,
+                str(small_data), method, preset, total_steps=100, batch_size=2, channels=2, layers=4,
                 partial=1, stem="cifar_stride2", teacher=f"{teacher}:make" if method == "rnas_cl" else "",
             )  # fmt: skip
             known = load(config.teacher) if config.teacher else None

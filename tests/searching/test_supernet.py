@@ -273,7 +273,7 @@ def test_the_state_is_the_whole_of_a_supernet(partial):
 @pytest.mark.parametrize("kind", CELL_ROLES)
 def test_the_derived_cells_keep_the_strongest_edges(kind, partial, none):
     """softmax(α), for partial channels times softmax(β) of the edges into a node; never `none`."""
-    net, _ = build(kind=kind, partial=partial, none=none, layers=3)
+    net, _ = build(kind=kind, partial=partial, none=none, layers=4)
     found = net.derive()
     assert found.kind == kind
     names = PRIMITIVES if none else PRIMITIVES[1:]
@@ -309,6 +309,7 @@ def test_edge_weights_sum_to_one_at_each_node():
     ("changes", "message"),
     [
         ({"layers": 2}, "layers=2"),
+        ({"layers": 3, "kind": "accurate_robust_cells"}, "hold no robust cell.*at least 4"),
         ({"channels": 0}, "channels=0"),
         ({"channels": 1}, "channels=1"),
         ({"stem": "imagenet"}, "stem='imagenet'"),
