@@ -54,10 +54,11 @@ def targets(folder: Path) -> Mapping[str, Target]:
 
     All readers are imported, so that only reading is left to be timed.
     """
-    from rnas_zoo import data, genotype, genotype_text, reference, resources
+    from rnas_zoo import data, genotype, reference, resources
     from rnas_zoo.deploy import runtime, twin
     from rnas_zoo.deploy.session_errors import translated
     from rnas_zoo.engine import checkpoint, record
+    from rnas_zoo.genotype.text import parse_file
     from rnas_zoo.hub import registry, reverify, validation
     from rnas_zoo.models import weights
     from rnas_zoo.training.config import model_for, read_recipe
@@ -91,7 +92,7 @@ def targets(folder: Path) -> Mapping[str, Target]:
         model_for(str(path))
 
     def read_text(path: Path) -> None:
-        found = genotype_text.parse_file(path, "B")
+        found = parse_file(path, "B")
         genotype.from_json(json.loads(found.dumps()))
 
     def read_any_text(path: Path) -> None:

@@ -20,15 +20,17 @@ def folder(installed, tmp_path_factory):
     """A demo interrupted by SIGINT in its search (soon after on a slow machine), then finished by the same command.
 
     It runs in an environment with the wheel, outside the checkout, and differs from a user's in its time and in
-    attacking fewer images.
+    attacking fewer images, by Square with fewer queries.
     """
     out = tmp_path_factory.mktemp("demo") / "demo"
-    fewer = "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES, release.CURVE_IMAGES = 96, 3, 16"
     program = (
-        "import sys; from rnas_zoo import cli, demo; from rnas_zoo.hub import release; "
-        f"{fewer}; sys.exit(cli.run(sys.argv[1:]))"
+        "import sys; from rnas_zoo import cli, demo; from rnas_zoo.hub import figures; "
+        "from rnas_zoo.verification import protocols; "
+        "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES, figures.CURVE_IMAGES = 96, 3, 16; "
+        "object.__setattr__(protocols.SQUARE.config, 'queries', 100); "
+        "sys.exit(cli.run(sys.argv[1:]))"
     )
-    command = [installed / "python", "-c", program, "demo", "-o", str(out), "--time-budget", "45s"]
+    command = [installed / "python", "-c", program, "demo", "-o", str(out), "--time-budget", "35s"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=out.parent)
     record = out / "found.run" / "record.jsonl"

@@ -13,12 +13,12 @@ import rnas_zoo
 
 ROOT = Path(rnas_zoo.__file__).parent
 LAYERS = (
-    ("errors", "files", "arrays", "resources", "genotype", "genotype_text", "random", "data", "preprocessing",
+    ("errors", "files", "arrays", "resources", "genotype", "random", "data", "preprocessing",
      "intervals", "hub.client"),
     ("models", "drawing"),
     ("attacks", "engine"),
     (
-        "deploy.runtime", "deploy.surgery", "deploy.weight_only", "deploy.form", "deploy.graph",
+        "deploy.runtime", "deploy.surgery", "deploy.weight_only", "deploy.form", "deploy.int8_graph", "deploy.graph",
         "deploy.straight_through", "deploy.twin", "deploy.session_errors", "hub.download",
     ),
     ("subject", "subject_onnx", "reference"),
@@ -27,7 +27,7 @@ LAYERS = (
     ("verification",),
     (
         "deploy.onnx_export", "deploy.metadata", "deploy.shipped", "deploy.quantize", "deploy.contestants",
-        "deploy.bench", "deploy.bundle", "hub.release", "hub.card", "hub.results", "hub.results_page",
+        "deploy.bench", "deploy.bundle", "hub.release", "hub.figures", "hub.card", "hub.results", "hub.results_page",
         "hub.sections", "hub.twin", "hub.card_data", "hub.citation", "hub.measured", "hub.usage", "hub.zoo",
         "hub.reverify", "hub.int8", "hub.export_index", "hub.publish", "hub.registry", "hub.session", "hub.upload",
         "hub.validation", "hub.site", "doctor", "demo", "testing",
@@ -234,7 +234,7 @@ print(timm.is_model("rnas_vuln_h"), timm.is_model("rnas_cl_s3"))
 def test_reading_genotypes_loads_no_heavy_library():
     program = """
 import sys
-from rnas_zoo import genotype, genotype_text
+from rnas_zoo import genotype
 genotype.named("vuln_h").hash
 print(*(m for m in ("torch", "timm", "numpy") if m in sys.modules))
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,21 @@ from .sizes import resized
 DIGITS_TEST = 360
 
 
-def _digits() -> Dataset:
-    """scikit-learn's handwritten digits (8x8, 17 grey levels), bilinearly scaled to 32x32 RGB."""
+@cache
+def _digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 (1797, 32, 32, 3), and labels; scaled once per process."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     grey = np.round(raw.images * (255 / 16)).astype(np.uint8)
     large = np.stack([np.asarray(Image.fromarray(g).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey])
-    images, labels = np.repeat(large[..., None], 3, axis=3), raw.target.astype(np.int64)
+    return np.repeat(large[..., None], 3, axis=3), raw.target.astype(np.int64)
+
+
+def _digits() -> Dataset:
+    """scikit-learn's handwritten digits (8x8, 17 grey levels), bilinearly scaled to 32x32 RGB."""
+    images, labels = (array.copy() for array in _digit_images())
     cut = len(labels) - DIGITS_TEST
     return Dataset(
         "digits",

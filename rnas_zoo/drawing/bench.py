@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .canvas import CURVE_COLORS, check_suffix, save, spread, style
-from .layout import GREY, INK, PAPER, printable
+from .page import GREY, INK, PAPER, printable
 from .searches import Point, front
 
 if TYPE_CHECKING:

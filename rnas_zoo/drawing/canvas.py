@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..files import atomic_path
-from .layout import GREY, PAPER, printable
+from .page import GREY, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .canvas import check_suffix, quiet, save, style
-from .layout import INK, PAPER, printable
+from .page import INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, quiet, save, spread, style
-from .layout import INK, PAPER, printable
+from .page import INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ..genotype import CELL_ROLES, DENSE_NODES, DENSE_OPERATIONS, Cells, Channels, DenseCells, Genotype
 from . import layout as geometry
 from .canvas import check_suffix, save, style
-from .layout import GREY, INK, PAPER, Box, CellLayout, Page, Point, printable, text_width
+from .layout import CellLayout
+from .operations import FAMILIES, LABELS, family
+from .page import GREY, INK, PAPER, Box, Page, Point, printable, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,9 +87,9 @@ def _cells_figure(genotype: Genotype, panels: Sequence[tuple[str, str, CellLayou
         page.text((text_width(title, 11.5) + 14, y + 0.5), note, 8.5, color=GREY, align="left")
         _paint_cell(page, layout, y + 20)
         y += height
-    present = {geometry.family(edge.connection.op) for *_, layout in panels for edge in layout.edges}
+    present = {family(edge.connection.op) for *_, layout in panels for edge in layout.edges}
     x = 0.0
-    for key, look in geometry.FAMILIES.items():
+    for key, look in FAMILIES.items():
         if key in present:
             page.line([(x, y), (x + 26, y)], look.color, look.width, look.dashes, arrow=False)
             page.text((x + 32, y), look.name, 8.5, color=GREY, align="left")
@@ -105,10 +107,10 @@ def _paint_cell(page: Page, layout: CellLayout, down: float) -> None:
     for _, route in layout.outputs:
         page.line(way(route), "#9aa3ad", 1.1)
     for edge in sorted(layout.edges, key=lambda edge: edge.label.top):
-        look = geometry.FAMILIES[geometry.family(edge.connection.op)]
+        look = FAMILIES[family(edge.connection.op)]
         page.line(way(edge.route), look.color, look.width, look.dashes)
         page.box(moved(edge.label), PAPER, look.color, radius=edge.label.height / 2)
-        page.text(moved(edge.label).center, geometry.LABELS[edge.connection.op])
+        page.text(moved(edge.label).center, LABELS[edge.connection.op])
     for state, box in enumerate(layout.states):
         name = ("cell k-2", "cell k-1")[state] if state < 2 else f"node {state}"
         page.box(moved(box), "#e9edf1" if state < 2 else "#fdf6e3", INK, width=1.1)
@@ -142,7 +144,7 @@ def _matrix_figure(genotype: Genotype, structure: DenseCells) -> Figure:
         page.text((width, top + high / 2), str(sum(bits != "00" for bits in code)), 8, color=INK, align="right")
     x, y = left, y + 28 + high * len(structure.codes) + 22
     for bits, operation in DENSE_OPERATIONS.items():
-        name = geometry.LABELS[operation] if bits != "00" else "no edge"
+        name = LABELS[operation] if bits != "00" else "no edge"
         page.box(Box(x, y - 6, 16, 12), fills[bits], "#d5dae0", width=0.8, radius=2)
         page.text((x + 22, y), f"{bits}: {name}", 8.5, color=GREY, align="left")
         x += 22 + text_width(f"{bits}: {name}", 8.5) + 14

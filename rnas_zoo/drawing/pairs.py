@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .canvas import check_suffix, save, style
-from .layout import GREY, Box, Page, printable, text_width
+from .page import GREY, Box, Page, printable, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

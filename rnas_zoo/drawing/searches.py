@@ -11,10 +11,11 @@ import numpy as np
 
 from ..errors import UsageError
 from ..genotype import PRIMITIVES
-from . import layout as geometry
 from .canvas import CURVE_COLORS, CURVE_MARKERS, check_suffix, quiet, save, spread, style
 from .genotypes import ROLE_TITLES
-from .layout import GREY, INK, PAPER, printable
+from .layout import dense_pairs
+from .operations import FAMILIES, LABELS, family
+from .page import GREY, INK, PAPER, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ def _panel(axes: Axes, steps: np.ndarray, values: np.ndarray, names: Sequence[ob
         thick = 2.0 if choice == strongest else 1.0
         axes.plot(steps, values[:, choice], color=color, ls=line, lw=thick, marker="o" if len(steps) == 1 else "", ms=3)
     name = str(names[strongest])
-    short = geometry.LABELS.get(name, name)
+    short = LABELS.get(name, name)
     axes.set_title(printable(f"{label}: {short}", 26), fontsize=6.5, color=INK, pad=3, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(GREY)
@@ -124,7 +125,7 @@ def _panel(axes: Axes, steps: np.ndarray, values: np.ndarray, names: Sequence[ob
 
 def _decision(index: int, count: int, name: str) -> str:
     """Source and target state of an edge; else the number of the decision."""
-    pairs = geometry.dense_pairs()
+    pairs = dense_pairs()
     if name in ROLE_TITLES and count == len(pairs):
         source, target = pairs[index]
         return f"{source}→{target}"
@@ -134,7 +135,7 @@ def _decision(index: int, count: int, name: str) -> str:
 def _look(names: Sequence[object], choice: int, strongest: int) -> tuple[str, object]:
     name = str(names[choice])
     if name in PRIMITIVES:
-        return geometry.FAMILIES[geometry.family(name)].color, (0, (3, 1.5)) if name in DASHED else "-"
+        return FAMILIES[family(name)].color, (0, (3, 1.5)) if name in DASHED else "-"
     if len(names) > MANY:
         return (CURVE_COLORS[0], "-") if choice == strongest else ("#d5dae0", "-")
     return CURVE_COLORS[choice % len(CURVE_COLORS)], "-"
@@ -148,7 +149,7 @@ def _legend(figure: Figure, named: Mapping[str, Sequence[object]], width: float,
         for choice, name in enumerate(names):
             if name in PRIMITIVES:
                 color, line = _look(names, choice, -1)
-                entries[geometry.LABELS.get(str(name), str(name))] = Line2D([], [], color=color, ls=line, lw=2)
+                entries[LABELS.get(str(name), str(name))] = Line2D([], [], color=color, ls=line, lw=2)
     if entries:
         figure.legend(entries.values(), entries, loc="lower left", ncols=len(entries), fontsize=7.5, frameon=False,
                       bbox_to_anchor=(6 / width, 4 / height), handlelength=2.6, labelcolor=GREY)  # fmt: skip

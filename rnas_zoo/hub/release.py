@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +19,6 @@ from torch import Tensor
 from .. import data, genotype
 from ..attacks import Threat
 from ..deploy.onnx_export import export
-from ..drawing.curves import draw_curve
-from ..drawing.genotypes import draw_genotype
-from ..drawing.pairs import draw_pairs
 from ..engine import config as configuration
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
@@ -36,15 +32,11 @@ from ..training.config import TrainConfig, build_model, recipe_text
 from ..verification import evidence
 from ..verification.limits import limits
 from ..verification.run import Report, verify
-from ..verification.sweep import curve
-from . import card, twin
+from . import card, figures, twin
 from .int8 import ship_int8
 from .sections import LABELS, LIMITS, TRAINING
 
 CHECK_IMAGES = 64
-CURVE_IMAGES = 128
-PICTURED = 6
-CURVE_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def tag_of(config: TrainConfig) -> str:
@@ -160,7 +152,7 @@ def package(
             )
             write_json(folder / "export.json", report_onnx)
             _verified(folder, folder / "model.onnx", ("quick", onnx_protocol or protocol), work, options)
-        drawn = _write_figures(folder, shipped, found, test, report, threat, dataset.classes, device)
+        drawn = figures.draw(folder, shipped, found, test, report, threat, dataset.classes, device)
         labels, called = dataset.test.labels.astype(np.uint16), report.run["dataset"]["name"]
         np.savez_compressed(folder / LABELS, labels=labels, dataset=np.array(called))
         if with_limits:
@@ -264,54 +256,3 @@ def _write_check(folder: Path, shipped: Any, test: data.ImageSet, report: Report
         pixels = images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
         arrays[name] = as_logits(shipped, np.ascontiguousarray(pixels))
     np.savez_compressed(folder / "check.npz", **arrays, labels=test.labels[:k])
-
-
-def _write_figures(
-    folder: Path,
-    shipped: Any,
-    found: genotype.Genotype | None,
-    test: data.ImageSet,
-    report: Report,
-    threat: Threat,
-    classes: tuple[str, ...],
-    device: str | torch.device,
-) -> int:
-    """The pictures; returns how many images the curve was measured on."""
-    figures = folder / "figures"
-    if found:
-        draw_genotype(found, figures / "architecture.svg")
-    images = test.take(np.arange(min(CURVE_IMAGES, len(test))))
-    points = curve(shipped, images, threat.norm, [threat.eps * factor for factor in CURVE_FACTORS], device=device)
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rnas_zoo"]["name"]
-    title = f"Accuracy against ε (protocol quick, first {len(images)} images)"
-    draw_curve({name: [(eps * 255, accuracy) for eps, accuracy in points]}, figures / "curve.png", title=title)
-    write_json(figures / "curve.json", {name: points})
-    shown = picture_rows(report)
-    draw_pairs(
-        test.images[shown].astype(np.float32) / 255,
-        report.x_adv[shown].transpose(0, 2, 3, 1),
-        captions(report, shown, test.labels, classes),
-        figures / "adversarial.png",
-        title=f"Images that {report.run['protocol']} at {threat} found, and what the network says",
-    )
-    return len(images)
-
-
-def picture_rows(report: Report) -> np.ndarray:
-    """Positions of a few correctly classified images, half of them broken where there are enough."""
-    correct = report.verdicts["clean_correct"]
-    broken = np.flatnonzero(correct & (report.verdicts["broken_by"] != ""))
-    robust = np.flatnonzero(evidence.standing(report.verdicts))
-    first = broken[: max(PICTURED // 2, PICTURED - len(robust))]
-    rows = np.concatenate([first, robust[: PICTURED - len(first)]])
-    return np.sort(rows if len(rows) else np.arange(min(PICTURED, len(correct))))
-
-
-def captions(report: Report, rows: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str]]:
-    """What the network says of each clean and adversarial image, marked right or wrong."""
-    clean, adversarial = report.predictions
-
-    def say(predicted: int, label: int) -> str:
-        return f"{classes[predicted]} {'✓' if predicted == label else '✗'}"
-
-    return [(say(clean[i], labels[i]), say(adversarial[i], labels[i])) for i in rows]

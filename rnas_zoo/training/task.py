@@ -1,9 +1,9 @@
-"""One training as a task of the engine's loop: data, network, optimiser, and what is done at each step."""
+"""One training as a task of the engine's loop: what is done at each step, and what training leaves."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,22 +15,20 @@ from ..attacks import Keys
 from ..engine import distribution
 from ..engine.budget import PassCounter
 from ..engine.capture import Captured
+from ..engine.counted import Counted, note
 from ..engine.device import autocast
 from ..engine.folding import Twin
 from ..engine.quick import quicken
 from ..errors import UsageError
 from ..models.pixels import in_pixels
-from ..reference import load as load_reference
+from . import parts
 from .attention import Taps
-from .average import Average, norms, reestimate
-from .config import TrainConfig, build_model
-from .cross_layer import CrossLayer, check_teacher
-from .objectives import SINGLE_STEP, Objective
+from .average import Average, reestimate
+from .config import TrainConfig
+from .parts import DOUBLE, MULTI, SINGLE
 from .schedule import factor_of, ramp
-from .transfer import body_and_head, take_over
 from .watch import Watch, accuracies
 
-SINGLE, DOUBLE, MULTI = "single", "double", "multi"
 EXAMPLES = 4
 STATISTICS_BATCHES = 50
 
@@ -78,105 +76,34 @@ class TrainTask:
             rank=distribution.rank(),
             world=distribution.world(),
         )
-        self.model = build_model(config, dataset.num_classes)
-        if config.keep_head and not config.init:
-            raise UsageError("keep_head keeps the head of the model that training starts from: name one with --init")
-        if config.init:
-            take_over(self.model, config.init, head=config.keep_head)
-        self.model.to(device=device, memory_format=torch.channels_last)
-        for norm in norms(self.model) if config.bn_momentum else ():
-            norm.momentum = config.bn_momentum
+        self.model = parts.network(config, dataset.num_classes, device)
         self.network = in_pixels(self.model).to(device).train()
         if device.type == "cpu":
             quicken(self.model)
         example = data.to_pixels(self.held_out.images[:EXAMPLES], device)
         self.twin = Twin(self.network, example.contiguous(memory_format=torch.channels_last))
-        self.auxiliary = self._auxiliary_head(dataset.image_size[0])
+        self.auxiliary = parts.auxiliary_head(config, self.model, dataset.image_size[0], device)
         self.weights = [*self.model.parameters(), *(self.auxiliary.parameters() if self.auxiliary else ())]
         distribution.broadcast(self.weights)
-        self.optimizer = self._optimizer()
-        self.objectives = self._objectives(teacher, dataset.image_size, dataset.num_classes)
+        self.optimizer = parts.optimizer(config, self.model, self.auxiliary, device)
+        classes = dataset.num_classes
+        self.objectives = parts.objectives(config, self.model, teacher, dataset.image_size, classes, device)
         self.average: Average | None = None
-        self.passes, self._cost_of = PassCounter(), dict[str, tuple[int, int]]()
+        self.passes = passes = PassCounter()
         for counted in (self.model, self.twin.refreshed()) if self.twin.folded else (self.model,):
-            # A function, since copies of the network would copy the task along with one of its methods.
-            counted.register_forward_hook(lambda _module, _inputs, logits: self._count(logits))
+            # A function, since copies of the network would copy the counter along with one of its methods.
+            counted.register_forward_hook(lambda _module, _inputs, logits: note(passes, logits))
         self.scale = torch.zeros((), device=device)
         # What captured steps read: one tensor per group, which stays the same one.
         self.rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
         captured = capture and not config.drop_path
-        self._steps = {name: Captured(self._step_of(name), device, enabled=captured) for name in self.objectives}
+        self._steps = {
+            name: Counted(Captured(self._step_of(name), device, enabled=captured), passes) for name in self.objectives
+        }
         self._statistics = [
             b for name, b in self.model.named_buffers() if name.endswith(("running_mean", "running_var"))
         ]
-        self.watch = Watch(self, dataset.num_classes)
-
-    # --- set-up -------------------------------------------------------------------------------------------------------
-
-    def _objectives(self, teacher: nn.Module | None, image_size: tuple[int, int], classes: int) -> dict[str, Objective]:
-        config = self.config
-        if teacher is None and config.teacher:
-            teacher = load_reference(config.teacher)
-        if teacher is not None:
-            teacher = teacher.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-            with torch.no_grad():
-                check_teacher(teacher(torch.zeros(1, 3, *image_size, device=self.device)), classes)
-        attends = teacher is not None and config.attention and config.objective != "rslad"
-        if not 0 <= config.multi_step_from <= 1:
-            raise UsageError(f"multi_step_from is a fraction of training, got {config.multi_step_from}")
-        first = Objective(
-            config.objective,
-            config.attack_steps,
-            config.attack,
-            config.attack_mode,
-            config.beta,
-            config.label_smoothing,
-            teacher,
-            CrossLayer(self.model, teacher, image_size) if attends and teacher is not None else None,
-            config.distill,
-            config.attention,
-        )
-        found = {SINGLE: first}
-        if first.images in SINGLE_STEP:
-            found.update({DOUBLE: first.with_steps(2), MULTI: first.with_steps(config.attack_steps)})
-        return found
-
-    def _auxiliary_head(self, height: int) -> Any:
-        config = self.config
-        if not config.auxiliary_weight:
-            return None
-        if not hasattr(self.model, "auxiliary_head"):
-            raise UsageError(f"auxiliary_weight needs a cell network; {config.architecture} has no auxiliary head")
-        scale = self.model.feature_info[1]["reduction"] * 2
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            return self.model.auxiliary_head(height // scale).to(self.device)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        config, fused = self.config, self.device.type == "cuda"
-        body, head = body_and_head(self.model) if config.init else ([], list(self.model.parameters()))
-        head = [*head, *(self.auxiliary.parameters() if self.auxiliary else ())]
-        groups: list[dict[str, Any]] = []
-        for parameters, factor in ((head, 1.0), (body, config.body_rate)):
-            decayed = [p for p in parameters if p.ndim > 1 or config.decay_all]
-            plain = [p for p in parameters if p.ndim <= 1 and not config.decay_all]
-            for some, decay in ((decayed, config.weight_decay), (plain, 0.0)):
-                if some:
-                    groups.append({"params": some, "weight_decay": decay, "factor": factor})
-        if config.optimizer == "sgd":
-            momentum = config.momentum
-            return torch.optim.SGD(
-                groups, lr=config.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=fused
-            )
-        if config.optimizer == "adam":
-            return torch.optim.Adam(groups, lr=config.learning_rate, capturable=fused)
-        raise UsageError(f"unknown optimizer {config.optimizer!r}; use sgd or adam")
-
-    def _count(self, logits: Tensor) -> None:
-        images = len(logits)
-        self.passes.add(forward=images)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self.passes.add(backward=images))
+        self.watch = Watch(self, classes)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -203,7 +130,7 @@ class TrainTask:
         if config.drop_path and hasattr(self.model, "set_drop_path_rate"):
             self.model.set_drop_path_rate(config.drop_path * fraction)
         x, y = self.batches(index)
-        metrics = self._counted(self.phase(fraction), [x, y, self.batches.positions(index)])
+        metrics: Any = self._steps[self.phase(fraction)](x, y, self.batches.positions(index))
         done = index + 1
         if config.average and done >= config.average_from * self.total_steps:
             if self.average is None:
@@ -211,18 +138,7 @@ class TrainTask:
             self.average.update(self.model)
         if self.watch.due(done):
             self.watch.look(done)
-        return metrics
-
-    def _counted(self, phase: str, inputs: Sequence[Tensor]) -> dict[str, Tensor | float]:
-        """The step; a replayed one calls no hooks and costs what the last one cost that did."""
-        before = self.passes.forward, self.passes.backward
-        found: Any = self._steps[phase](*inputs)
-        spent = self.passes.forward - before[0], self.passes.backward - before[1]
-        if any(spent):
-            self._cost_of[phase] = spent
-        elif phase in self._cost_of:
-            self.passes.add(*self._cost_of[phase])
-        return dict(found)
+        return dict(metrics)
 
     def _step_of(self, phase: str) -> Callable[..., dict[str, Tensor]]:
         config = self.config

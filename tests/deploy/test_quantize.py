@@ -21,43 +21,17 @@ from rnas_zoo.attacks import PGD, Keys, Threat, pgd
 from rnas_zoo.data import ImageSet
 from rnas_zoo.deploy import quantize as module
 from rnas_zoo.deploy.form import Form
-from rnas_zoo.deploy.quantize import SETTINGS, Setting, Trial, quantize, quantized
+from rnas_zoo.deploy.int8_graph import SETTINGS, Setting
+from rnas_zoo.deploy.onnx_export import export
+from rnas_zoo.deploy.quantize import Trial, quantize
 from rnas_zoo.deploy.runtime import Session
 from rnas_zoo.deploy.twin import twin
 from rnas_zoo.errors import CheckFailedError, OutputExistsError, UsageError
 
 from ..conftest import blobs
+from .small import CLASSES, SIZE, images, network, scales
 
-SIZE, CLASSES = 16, 3
 THREAT = Threat("linf", "14/255")
-
-
-def images(n: int = 96, seed: int = 0) -> ImageSet:
-    return ImageSet(*blobs(n, CLASSES, SIZE, seed))
-
-
-def network() -> nn.Sequential:
-    """Random convolutions, one of them depthwise, and the ridge regression of the classes on what they give."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        features = nn.Sequential(
-            nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 1), nn.Hardswish(),
-            nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Hardswish(),
-            nn.Conv2d(32, 64, 1), nn.ReLU(),
-            nn.AvgPool2d(2), nn.Flatten(),
-        )  # fmt: skip
-        head = nn.Linear(64 * 16, CLASSES)
-    train = images(240, seed=7)
-    with torch.no_grad():
-        found = features(data.to_pixels(train.images))
-        centre, target = found.mean(0), torch.eye(CLASSES)[torch.from_numpy(train.labels)] - 1 / CLASSES
-        found = found - centre
-        head.weight.copy_((found.T @ torch.linalg.solve(found @ found.T + 0.1 * torch.eye(len(found)), target)).T * 20)
-        head.bias.copy_(-head.weight @ centre)
-    net = nn.Sequential(*features, head).eval()
-    net.pretrained_cfg = {"architecture": "tiny", "input_size": (3, SIZE, SIZE)}
-    return net
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,8 +56,6 @@ def made(net, tmp_path_factory) -> tuple[dict[str, Any], Path]:
 
 @pytest.fixture(scope="module")
 def float_file(net, tmp_path_factory) -> Path:
-    from rnas_zoo.deploy.onnx_export import export
-
     path = tmp_path_factory.mktemp("float") / "float.onnx"
     export(net, path, images=images().images)
     return path
@@ -243,76 +215,6 @@ def test_the_same_again_gives_the_same_bytes_and_touches_nothing_of_the_user_s(
     assert (logging.root.handlers, logging.root.level) == ([], level)
     assert capfd.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
-
-
-def graph(float_file: Path, **options: Any) -> onnx.ModelProto:
-    return quantized(float_file, images().images[:32], Setting(**options))
-
-
-def scales(model: onnx.ModelProto) -> list[tuple[tuple[int, ...], int]]:
-    """Shape of every quantized weight, and how many scales it has."""
-    values = {value.name: value for value in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in values]
-    pairs = [(tuple(values[n.input[0]].dims), int(np.prod(values[n.input[1]].dims, dtype=int))) for n in nodes]
-    return [(shape, count) for shape, count in pairs if len(shape) >= 2]
-
-
-def test_per_channel_is_one_scale_per_output_channel_and_else_one_per_weight(float_file):
-    shapes = [(16, 3, 3, 3), (32, 16, 1, 1), (32, 1, 3, 3), (64, 32, 1, 1), (3, 1024)]
-    assert sorted(scales(graph(float_file))) == sorted((shape, 1) for shape in shapes)
-    assert sorted(scales(graph(float_file, per_channel=True))) == sorted((shape, shape[0]) for shape in shapes)
-
-
-def convolutions(model: onnx.ModelProto) -> dict[bool, list[onnx.NodeProto]]:
-    """By whether they are grouped."""
-    found: dict[bool, list[onnx.NodeProto]] = {False: [], True: []}
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            found[any(a.name == "group" and a.i > 1 for a in node.attribute)].append(node)
-    return found
-
-
-@pytest.mark.parametrize("in_float", ["nothing", "depthwise"])
-def test_depthwise_leaves_grouped_convolutions_in_float_and_no_others(float_file, in_float):
-    model = graph(float_file, in_float=in_float)
-    kinds = {value.name: value.data_type for value in model.graph.initializer}
-    found = convolutions(model)
-    assert (len(found[True]), len(found[False])) == (1, 3)
-    assert [kinds.get(node.input[1]) == TensorProto.FLOAT for node in found[True]] == [in_float == "depthwise"]
-    assert [node.input[1] in kinds for node in found[False]] == [False] * 3, "those come from DequantizeLinear"
-
-
-@pytest.mark.parametrize("in_float", ["nothing", "hardswish"])
-def test_hardswish_leaves_what_convolutions_give_unrounded(float_file, in_float):
-    model = graph(float_file, in_float=in_float)
-    users = {name: node for node in model.graph.node for name in node.input}
-    after = [users[node.output[0]].op_type for node in model.graph.node if node.op_type == "Conv"]
-    assert len(after) == 4
-    assert ("QuantizeLinear" in after) == (in_float == "nothing")
-    assert after == ["QuantizeLinear"] * 4 or "HardSwish" in after
-
-
-def test_percentile_gives_a_narrower_range_to_activations_than_their_extremes(float_file):
-    pixels = images().images[:32].copy()
-    pixels[:, 4:] //= 3
-    pixels[0, 0, 0] = 255  # one pixel of 8192, more than 0.001 %; three of 24576 numbers
-    found = []
-    for calibration in ("minmax", "percentile"):
-        model = quantized(float_file, pixels, Setting(calibration=calibration))
-        node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] != "image")
-        values = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
-        found.append(float(values[node.input[1]]))
-    assert found[1] <= found[0]
-    assert found[1] != found[0]
-
-
-@pytest.mark.parametrize("wrong", [{"calibration": "median"}, {"in_float": "everything"}])
-def test_a_setting_that_does_not_exist_is_refused(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong.values()))):
-        Setting(**wrong)
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------

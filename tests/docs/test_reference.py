@@ -92,7 +92,7 @@ def test_what_methods_may_use_of_a_search_is_on_the_page(pages):
     from rnas_zoo.searching.methods import Method
     from rnas_zoo.searching.task import SearchTask
 
-    named = set(re.findall(r"`?(\w+)\(", Method.__doc__)) & set(vars(SearchTask))
+    named = set(re.findall(r"`?(\w+)\(", Method.__doc__)) & set(dir(SearchTask))
     assert named <= set(reference.SEARCH)
     for name in reference.SEARCH:
         assert f"#### SearchTask.{name}\n" in pages["api.md"]

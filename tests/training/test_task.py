@@ -15,12 +15,9 @@ from rnas_zoo.engine.capture import Captured
 from rnas_zoo.errors import UsageError
 from rnas_zoo.training import task as task_module
 from rnas_zoo.training.objectives import Objective
-from rnas_zoo.training.transfer import body_and_head
 
 from ..engine.test_capture import Repeated
-from .small import CELLS, CPU, configured, copied, equal, run, tasked, taught
-
-PLAIN = {"schedule": "cosine", "eps_ramp": 0.0, "momentum": 0.0, "weight_decay": 0.0}  # steps of learning_rate * slope
+from .small import CELLS, CPU, PLAIN, configured, copied, equal, run, tasked, taught
 
 
 @pytest.fixture
@@ -155,19 +152,6 @@ def test_where_steps_are_captured_rates_are_tensors_that_stay(small_data):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("decay_all", [True, False])
-def test_decay_acts_on_all_weights_or_on_convolutions_and_linear_layers(small_data, decay_all):
-    task = tasked(configured(small_data, objective="clean", **{**PLAIN, "weight_decay": 0.5}, decay_all=decay_all))
-    without = tasked(replace(task.config, weight_decay=0.0))
-    before = copied(task.model)
-    task.step(0)
-    without.step(0)
-    for (name, weight), plain in zip(task.model.named_parameters(), without.model.parameters(), strict=True):
-        wide = name.endswith("weight") and weight.ndim in (2, 4)
-        expected = plain.detach() - 0.05 * 0.5 * before[name] * (decay_all or wide)
-        torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-7)
-
-
 def test_adam_takes_its_first_step_by_the_sign(small_data):
     config = configured(small_data, objective="clean", optimizer="adam", learning_rate=0.01, schedule="cosine")
     config = replace(config, weight_decay=0.1, decay_all=True)
@@ -197,15 +181,6 @@ def test_gradients_longer_than_the_limit_are_shortened(small_data, clip):
     )
     assert norm > 0.5
     assert moved == pytest.approx(0.05 * (min(norm, clip) if clip else norm), rel=1e-3)
-
-
-def test_the_momentum_of_batch_norm_can_be_set(small_data):
-    means = []
-    for momentum in (0.0, 0.1, 0.5):
-        task = run(tasked(configured(small_data, objective="clean", bn_momentum=momentum)), last=1)
-        means.append(torch.cat([b for name, b in task.model.named_buffers() if name.endswith("running_mean")]))
-    assert torch.equal(means[0], means[1]), "0 is the network's own, torch's 0.1"
-    torch.testing.assert_close(means[2], 5 * means[1])
 
 
 @pytest.mark.parametrize(("holdout", "count"), [(0.1, 6), (0.25, 15), (0.001, 1)])
@@ -329,7 +304,7 @@ def test_captured_steps_are_the_plain_ones(small_data):
     recorders = {}
     for name in captured.objectives:
         recorders[name] = Recorder(captured)
-        captured._steps[name] = Captured(captured._step_of(name), CPU, warmup=2, graphs=recorders[name])
+        captured._steps[name].step = Captured(captured._step_of(name), CPU, warmup=2, graphs=recorders[name])
     for index in range(12):
         rows = [{key: float(value) for key, value in task.step(index).items()} for task in (plain, captured)]
         assert rows[0] == rows[1], index
@@ -343,27 +318,7 @@ def test_captured_steps_are_the_plain_ones(small_data):
     assert recorders["single"].news[-1] == "eager", "new tensors of the optimiser are captured anew"
 
 
-# --- teachers and refusals --------------------------------------------------------------------------------------------
-
-
-def test_a_teacher_by_reference_teaches(small_data, tmp_path):
-    """The untouched weights of a Python file's network; the attention term joins unless it is switched off."""
-    (tmp_path / "t.py").write_text(
-        "import torch\nfrom tests.training.small import taught\n\ndef teacher():\n    return taught(3).float()\n"
-    )
-    ref = f"{tmp_path / 't.py'}:teacher"
-    for changes, parts in (({}, {"distillation", "attention"}), ({"attention": 0.0}, {"distillation"})):
-        task = tasked(configured(small_data, objective="rnas_cl", teacher=ref, **changes))
-        assert task.step(0).keys() == {"loss", "accuracy", *parts}
-    assert tasked(configured(small_data, objective="rslad", teacher=ref)).objectives["single"].cross_layer is None
-
-
-def test_body_and_head_are_all_parameters_once(small_data):
-    model = tasked(configured(small_data)).model
-    body, head = body_and_head(model)
-    assert {id(p) for p in [*body, *head]} == {id(p) for p in model.parameters()}
-    assert len(body) + len(head) == len(list(model.parameters()))
-    assert [tuple(p.shape) for p in head] == [tuple(model.head.fc.weight.shape), (3,)]
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,9 +340,3 @@ def test_body_and_head_are_all_parameters_once(small_data):
 def test_what_is_out_of_range_is_refused(small_data, changes, text):
     with pytest.raises(UsageError, match=text):
         tasked(configured(small_data, **changes))
-
-
-@pytest.mark.parametrize("objective", ["rslad", "rnas_cl", "pgd"])
-def test_a_teacher_of_other_classes_is_refused_before_the_first_step(small_data, objective):
-    with pytest.raises(UsageError, match="the teacher knows 5 classes, the data set has 3"):
-        tasked(configured(small_data, objective=objective), teacher=taught(5).float())

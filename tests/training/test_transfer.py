@@ -14,7 +14,7 @@ from rnas_zoo import genotype, reference, resources
 from rnas_zoo.cli import run as cli
 from rnas_zoo.errors import UnknownNameError, UsageError, WeightsError
 from rnas_zoo.training.config import build_model
-from rnas_zoo.training.transfer import architecture_of, take_over
+from rnas_zoo.training.transfer import architecture_of, body_and_head, take_over
 
 from .small import configured, copied, equal, run, tasked
 
@@ -170,3 +170,11 @@ def test_an_unknown_model_and_a_run_that_is_no_release_are_refused(small_data, t
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(WeightsError, match="not a release folder"):
         of(small_data, tmp_path)
+
+
+def test_body_and_head_are_all_parameters_once(small_data):
+    model = tasked(configured(small_data)).model
+    body, head = body_and_head(model)
+    assert {id(p) for p in [*body, *head]} == {id(p) for p in model.parameters()}
+    assert len(body) + len(head) == len(list(model.parameters()))
+    assert [tuple(p.shape) for p in head] == [tuple(model.head.fc.weight.shape), (3,)]

@@ -6,8 +6,10 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from .errors import GenotypeError, closest
-from .genotype import CELL_ROLES, SCHEMA, Genotype, from_json
+from ..errors import GenotypeError, closest
+from .architecture import SCHEMA, Genotype
+from .reader import from_json
+from .structures import CELL_ROLES
 
 
 def _shown(node: ast.expr) -> str:

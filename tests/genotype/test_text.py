@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from rnas_zoo import genotype, resources
 from rnas_zoo.errors import GenotypeError, RnasZooError
-from rnas_zoo.genotype_text import parse, parse_file
+from rnas_zoo.genotype.text import parse, parse_file
 
-from .strategies import cell_structures, reproducible
+from ..strategies import cell_structures, reproducible
 
 EDGES = "[('sep_conv_3x3', 1), ('skip_connect', 0), ('dil_conv_5x5', 2), ('none', 1)]"
 PLAIN = f"Genotype(normal={EDGES}, normal_concat=[2, 3], reduce={EDGES}, reduce_concat=[2, 3])"
@@ -128,7 +128,7 @@ def test_other_expressions_are_refused_in_one_line(concat):
 def test_huge_ranges_are_refused_without_memory():
     program = f"""
         import resource
-        from rnas_zoo.genotype_text import parse
+        from rnas_zoo.genotype.text import parse
         resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
         for concat in ("range(10**9)", "range(1000000000)", "list(range(0, 999999999))", "range(-(10**15), 10**15)"):
             try:
