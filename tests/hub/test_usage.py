@@ -83,7 +83,8 @@ def test_every_card_has_short_blocks_that_name_the_model(folder):
     assert f"torch.rand(2, 3, {size[0]}, {size[1]})" in create
     for text in (create, *predict):
         compile(text, folder.name, "exec")
-    (run, *_), _ = evidence.read(folder)
+    runs, _ = evidence.read(folder)
+    run = next(run for run in evidence.strongest(runs) if run["eps"] == runs[0]["eps"])
     *claims, repeat = (shlex.split(line)[2:] for line in verify.splitlines())
     assert all(verify_command.make_context("verify", line).params["against_card"] for line in claims)
     asked = verify_command.make_context("verify", repeat).params
