@@ -123,6 +123,7 @@ def _convertible(model: onnx.ModelProto, grid: bool, rounding: bool) -> onnx.Mod
         straight_through.take_floats(model)
     fold(model)
     straight_through.fold_constants(model)
+    straight_through.standardize(model)
     model = shape_inference.infer_shapes(model)  # converters ask for ranks; nobody infers any behind operators of ours
     if not rounding:
         straight_through.forget_rounding(model)

@@ -30,7 +30,7 @@ from .schedule import factor_of, ramp
 from .watch import Watch, accuracies
 
 EXAMPLES = 4
-STATISTICS_BATCHES = 50
+STATISTICS_BATCHES = 50  # at most; a training of fewer steps takes as many as it had
 
 
 class TrainTask:
@@ -209,7 +209,7 @@ class TrainTask:
     def _statistics_batches(self, source: nn.Module) -> Iterator[Tensor]:
         """Training images as the objective perturbs them, against a network that stays as it is."""
         objective = self.objectives[self.phase((self.total_steps - 1) / self.total_steps)]
-        for index in range(STATISTICS_BATCHES):
+        for index in range(min(STATISTICS_BATCHES, self.total_steps)):
             step = self.total_steps + index
             x, y = self.batches(step)
             x = x.contiguous(memory_format=torch.channels_last)

@@ -107,6 +107,19 @@ def test_other_integer_types_are_understood(float_file, tmp_path, kinds):
     np.testing.assert_allclose(twin(path)(pixels()).numpy(), session.logits(pixels().numpy()), atol=0.02)
 
 
+def test_the_runtime_s_own_operators_are_understood(float_file, tmp_path):
+    """They stand in files of older operator sets, between operators that need to know the rank of their input."""
+    standard = onnx.load(quantized(float_file, tmp_path / "q.onnx"))
+    for node in standard.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = "com.microsoft"
+    standard.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    del standard.graph.value_info[:]
+    onnx.save(standard, tmp_path / "own.onnx")
+    wanted = Session(tmp_path / "own.onnx", provider="cpu", threads=1).logits(pixels().numpy())
+    np.testing.assert_allclose(twin(tmp_path / "own.onnx")(pixels()).numpy(), wanted, atol=0.02)
+
+
 def weights_quantized_inside(float_file, path):
     """Only the weights of the convolution are rounded, and in the graph."""
     model = onnx.load(float_file)

@@ -111,7 +111,7 @@ def test_onnxruntime_missing():
     stderr = "Traceback\nModuleNotFoundError: No module named 'onnxruntime'\n"
     found = findings(Machine(onnxruntime=ended(stderr=stderr, status=1)), remove=["onnxruntime-gpu"])
     assert bad(found) == ["dependencies", "onnxruntime"]
-    assert lacking(found).detail == "onnxruntime-gpu is not installed; onnxruntime-gpu>=1.22 is needed"
+    assert lacking(found).detail == "onnxruntime-gpu is not installed; onnxruntime-gpu>=1.23 is needed"
     assert the("onnxruntime", found).fix == "pip install onnxruntime-gpu"
 
 
@@ -155,7 +155,7 @@ def test_plain_onnxruntime_is_wanted_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert bad(findings(remove=["onnxruntime-gpu"], onnxruntime="1.31.1")) == []
-    assert lacking(findings(remove=["onnxruntime-gpu"])).fix == 'pip install --upgrade "onnxruntime>=1.22"'
+    assert lacking(findings(remove=["onnxruntime-gpu"])).fix == 'pip install --upgrade "onnxruntime>=1.23"'
 
 
 # --- dependencies -----------------------------------------------------------------------------------------------------
@@ -177,8 +177,8 @@ def test_missing_dependency():
     [
         ("torch", "2.9.1+cu128", "pip install --upgrade torch torchvision timm"),
         ("numpy", "1.26.4", 'pip install --upgrade "numpy>=2.0"'),
-        ("huggingface-hub", "0.36.2", 'pip install --upgrade "huggingface-hub>=1.0,<3"'),
-        ("huggingface-hub", "3.0.0rc1", 'pip install --upgrade "huggingface-hub>=1.0,<3"'),
+        ("huggingface-hub", "0.36.2", 'pip install --upgrade "huggingface-hub>=1.33,<3"'),
+        ("huggingface-hub", "3.0.0rc1", 'pip install --upgrade "huggingface-hub>=1.33,<3"'),
     ],
 )
 def test_dependency_out_of_range(name, version, fix):

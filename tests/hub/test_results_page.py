@@ -5,6 +5,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 
@@ -35,8 +36,10 @@ def test_the_committed_tables_are_the_generated_ones():
 
 
 def test_the_committed_picture_shows_the_evidence():
-    shown = described(ROOT / "docs" / results_page.PICTURE)
-    assert shown == results_page.costs(results.collect()), "run `make results`"
+    shown, found = described(ROOT / "docs" / results_page.PICTURE), results_page.costs(results.collect())
+    assert list(shown) == list(found), "run `make results`"
+    for way, points in found.items():  # scipy's versions differ in the last digit of the intervals
+        np.testing.assert_allclose(shown[way], points, rtol=1e-12, err_msg="run `make results`")
     assert len(shown) >= 2
     for way, points in shown.items():
         sizes, accuracies = [point[0] for point in points], [point[1] for point in points]

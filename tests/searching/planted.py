@@ -85,4 +85,9 @@ def _upper_only(preprocess: Any) -> None:
 
 def share_of_useful(found: Cells) -> float:
     """How many of the derived edges of the last cell carry the useful operation, as a fraction."""
-    return float(np.mean([edge.op == USEFUL for edge in found["reduce"].edges]))
+    return float(np.mean([edge.op == USEFUL for edge in found[last_role(found.kind)].edges]))
+
+
+def last_role(kind: str) -> str:
+    """The role of the last cell: of three, a reduction; of the four that ARNAS needs, a robust cell."""
+    return "robust" if kind == "accurate_robust_cells" else "reduce"

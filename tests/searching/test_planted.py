@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .planted import USEFUL, bright_and_dark, planted, share_of_useful
+from .planted import USEFUL, bright_and_dark, last_role, planted, share_of_useful
 from .small import config, same, task_of, teacher_in
 
 SEARCHES = {
@@ -33,7 +33,7 @@ def test_every_search_finds_the_one_useful_operation(images, method):
     assert same(task.weights, before), "only α learns"
     # It stands above the operations that do nothing, and those above the pools that carry nothing the classifier reads.
     useful = task.net.operations.index(USEFUL)
-    weight = task.probabilities()["reduce"]
+    weight = task.probabilities()[last_role(task.net.kind)]
     others = torch.cat([weight[:, :useful], weight[:, useful + 1 :]], dim=1)
     assert float(weight[:, useful].min()) > float(others.max())
 
