@@ -391,8 +391,13 @@ def test_fit_chooses_the_steps_that_fill_nine_tenths_of_the_budget(config, monke
 )
 def test_fit_measures_the_steps_of_each_phase(config, monkeypatch, changes, steps):
     phases = []
-    plain = TrainTask._counted
-    monkeypatch.setattr(TrainTask, "_counted", lambda self, phase, x: phases.append(phase) or plain(self, phase, x))
+    plain = TrainTask.phase
+
+    def phase(self, fraction):
+        phases.append(plain(self, fraction))
+        return phases[-1]
+
+    monkeypatch.setattr(TrainTask, "phase", phase)
 
     def measured(step):
         step(0)
