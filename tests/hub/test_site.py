@@ -129,6 +129,14 @@ def strongest(folder, norm="linf", eps=None):
     return max(runs, key=lambda run: (STRENGTH.index(run["protocol"]), run["n"]), default=None)
 
 
+def largest(folder, eps):
+    """The run on the weights with the most images, whose clean accuracy is the most certain."""
+    runs = json.loads((folder / "robustness.json").read_text())["runs"]
+    return max(
+        (run for run in runs if run["subject"]["kind"] == "torch" and run["eps"] == eps), key=lambda run: run["n"]
+    )
+
+
 def shown(run):
     """How the table writes a run."""
     if run is None:
@@ -170,7 +178,7 @@ def test_the_table_says_what_the_evidence_says(bundled):
         assert values["robust"] == run["robust_accuracy"]
         assert values["protocol"] == run["protocol"]
         assert cells["Images"] == f"{run['n']:,}"
-        assert cells["Clean"] == f"{100 * run['clean_accuracy']:.1f} %"
+        assert cells["Clean"] == f"{100 * largest(folder, eps)['clean_accuracy']:.1f} %"
         for size in sizes:
             own = strongest(folder, eps=size)
             assert cells[f"at {size}"] == shown(own)
