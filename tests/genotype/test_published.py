@@ -35,7 +35,7 @@ def test_bundled_files_are_written_as_dumps_writes_them():
 def published() -> dict[str, dict[str, Any]]:
     """Structure, default and check of the published architectures, as the project's fact sheet lists them."""
     if not FACTS.is_file():
-        pytest.skip("needs the fact sheet ../shared/algorithms.md next to the checkout")
+        pytest.skip("waits for the fact sheet ../shared/algorithms.md next to the checkout")
     text = FACTS.read_text(encoding="utf-8")
     sections = {
         number: json.loads(re.search(r"```json\n(.*?)```", text.split(f"### {number} ")[1], re.S)[1])

@@ -137,7 +137,7 @@ def test_huge_ranges_are_refused_without_memory():
                 print(type(error).__name__)
     """
     if sys.platform != "linux":
-        pytest.skip("address space limits are a Linux matter")
+        pytest.skip("waits for Linux: limits of the address space")
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["GenotypeError"] * 4, done.stderr
 

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from rnas_zoo.attacks import Threat
-from rnas_zoo.deploy.quantize import SETTINGS, quantize
+from rnas_zoo.deploy.int8_graph import SETTINGS
+from rnas_zoo.deploy.quantize import quantize
 from rnas_zoo.errors import UsageError
 from rnas_zoo.files import sha256_file
 from rnas_zoo.hub import card, int8
