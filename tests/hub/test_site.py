@@ -122,19 +122,20 @@ def pages(folder):
     return sorted(path for path in folder.rglob("*.html") if "demo" not in path.relative_to(folder).parts)
 
 
-def strongest(folder, norm="linf", eps=None):
-    """The strongest run on the weights, as a plain reading of the JSON gives it."""
+def measured(folder, norm, eps):
+    """The runs on the weights under one threat, as a plain reading of the JSON gives them."""
     runs = json.loads((folder / "robustness.json").read_text())["runs"]
-    runs = [run for run in runs if run["subject"]["kind"] == "torch" and (run["norm"], run["eps"]) == (norm, eps)]
-    return max(runs, key=lambda run: (STRENGTH.index(run["protocol"]), run["n"]), default=None)
+    return [run for run in runs if run["subject"]["kind"] == "torch" and (run["norm"], run["eps"]) == (norm, eps)]
+
+
+def strongest(folder, norm="linf", eps=None):
+    """The run by the strongest protocol."""
+    return max(measured(folder, norm, eps), key=lambda run: (STRENGTH.index(run["protocol"]), run["n"]), default=None)
 
 
 def largest(folder, eps):
-    """The run on the weights with the most images, whose clean accuracy is the most certain."""
-    runs = json.loads((folder / "robustness.json").read_text())["runs"]
-    return max(
-        (run for run in runs if run["subject"]["kind"] == "torch" and run["eps"] == eps), key=lambda run: run["n"]
-    )
+    """The run with the most images, whose clean accuracy is the most certain."""
+    return max(measured(folder, "linf", eps), key=lambda run: run["n"])
 
 
 def shown(run):
