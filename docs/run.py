@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -40,7 +39,6 @@ REASONS = (
     "needs hours",
     "measures time",
 )
-READ_AT_IMPORT = ("HF_", "RNAS_ZOO_", "OMP_")  # variables of these names
 QUICK = {
     "sh": (
         (r"(?<=\s)(--n|-n)([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(8, int(m[3]))}"),
@@ -48,7 +46,7 @@ QUICK = {
         (r"\btotal_steps=\d+", "total_steps=2"),
         (r"(\b(?:rnas-zoo|rnas_zoo) (?:search|train)\b.*?) --fit\b", r"\1"),
         (r"(\b(?:rnas-zoo|rnas_zoo) (?:search|train)\b.*?) --time-budget[ =]\S+", r"\1 --steps 2"),
-        (r"(?<=\s)(--time-budget)([ =])\S+", r"\1\g<2>10s"),
+        (r"(?<=\s)(--time-budget)([ =])\S+", r"\1\g<2>3s"),
         (r"(--against-card)(?!.* --n )", r"\1 --n 8"),
         (r"\b(rnas-zoo|rnas_zoo) verify (?!.*--(?:protocol|explain|predictions))", r"\1 verify --protocol quick "),
         (r"(?<=\s)(--budget-passes)([ =])\S+", r"\1\g<2>200"),
@@ -113,37 +111,6 @@ def quick(block: Block) -> str:
     return code
 
 
-def plain_commands(code: str) -> list[list[str]] | None:
-    """The arguments of each command of a block that has nothing but plain `rnas-zoo` commands; None of any other."""
-    lines = [shlex.split(line, comments=True) for line in re.sub(r"\\\n\s*", " ", code).splitlines()]
-    words = [line for line in lines if line]
-    plain = all(line[0] == "rnas-zoo" and not re.search(r"[|&;<>$*{}()`~?]", " ".join(line)) for line in words)
-    return [line[1:] for line in words] if plain else None
-
-
-def in_a_fork(arguments: list[str]) -> None:
-    """Run a command in a fork of this process, which has paid for the imports.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            from rnas_zoo.cli import run
-
-            code = run(arguments)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code:
-        raise subprocess.CalledProcessError(code, ["rnas-zoo", *arguments])
-
-
 class Notebook:
     """Python blocks with one namespace, in a fork of this process: what has used torch's autograd cannot be forked."""
 
@@ -171,8 +138,8 @@ class Notebook:
             sys.stdout.flush()
             connection.send((failed, dict(os.environ)))
 
-    def run(self, code: str, name: str) -> bool:
-        """Run a block, whose environment is then that of the commands after it; whether READ_AT_IMPORT changed.
+    def run(self, code: str, name: str) -> None:
+        """Run a block, whose environment is then that of the commands after it.
 
         Raises:
             CalledProcessError: it raised something, which has been printed.
@@ -182,19 +149,17 @@ class Notebook:
         failed, environment = self.connection.recv()
         if failed:
             raise subprocess.CalledProcessError(1, ["python", name])
-        changed = any(os.environ.get(key) != environment[key] for key in environment if key.startswith(READ_AT_IMPORT))
         os.environ.update(environment)
-        return changed
 
 
 class Runner:
     """Runs blocks in a folder, into which it changes, as it changes the environment.
 
-    `cut_down` shortens budgets. `fork` runs plain commands in forks of this process instead of new ones.
+    `cut_down` shortens budgets. `python` is the interpreter of the programs that shell blocks start.
     """
 
-    def __init__(self, folder: Path, cut_down: bool, fork: bool = False) -> None:
-        self.folder, self.fork = folder, fork
+    def __init__(self, folder: Path, cut_down: bool, python: str = sys.executable) -> None:
+        self.folder = folder
         self.code: Callable[[Block], str] = quick if cut_down else lambda block: block.code
         for name in LINKED:
             if (ROOT / name).is_dir() and not (folder / name).exists():
@@ -205,9 +170,10 @@ class Runner:
         for name, start in (("rnas-zoo", "-m rnas_zoo"), ("torchrun", "-m torch.distributed.run"), ("python", "")):
             script = commands / name
             script.unlink(missing_ok=True)
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec "{python}" {start} "$@"\n')
             script.chmod(0o755)
         os.environ["PATH"] = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        os.environ["PYTHON_EXEC"] = python  # of torchrun's workers
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         sys.path[:0] = [str(folder), str(ROOT)]
         os.chdir(folder)
@@ -224,18 +190,9 @@ class Runner:
             elif block.not_run is None and block.language in ("sh", "python"):
                 print(f"--- {page.name}:{block.line}\n{code.rstrip()}", flush=True)
                 if block.language == "sh":
-                    self.shell(code)
+                    subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
                 else:
-                    changed = self.notebook.run("\n" * block.line + code, str(page))
-                    self.fork &= not changed
-
-    def shell(self, code: str) -> None:
-        """Run a block of the shell."""
-        commands = plain_commands(code) if self.fork else None
-        if commands is None:
-            subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
-        for arguments in commands or ():
-            in_a_fork(arguments)
+                    self.notebook.run("\n" * block.line + code, str(page))
 
 
 def small_data(folder: Path) -> None:
@@ -253,9 +210,9 @@ def small_data(folder: Path) -> None:
     os.environ["RNAS_ZOO_DATA"] = str(folder)
 
 
-def run_page(page: Path, folder: Path, *, cut_down: bool, fork: bool = False) -> None:
+def run_page(page: Path, folder: Path, *, cut_down: bool, python: str = sys.executable) -> None:
     """Run all blocks of a page in a folder; see `Runner`."""
-    runner = Runner(folder, cut_down, fork)
+    runner = Runner(folder, cut_down, python)
     if cut_down:
         small_data(folder / ".data")
     runner.run(page)
@@ -267,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("--quick", action="store_true", help="cut budgets down, on made-up CIFAR images")
     parser.add_argument("-C", "--folder", type=Path, help="run here; a new temporary folder otherwise")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter of the programs; this one otherwise")
     options = parser.parse_args(arguments)
     page = options.page.resolve()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix=f"{page.stem}-"))).resolve()
@@ -274,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     if shutil.which("bash") is None:
         parser.error("the shell blocks need bash")
     try:
-        run_page(page, folder, cut_down=options.quick)
+        run_page(page, folder, cut_down=options.quick, python=options.python)
     except subprocess.CalledProcessError as error:
         print(f"{options.page}: a command ended with code {error.returncode}; its files: {folder}", file=sys.stderr)
         return 1

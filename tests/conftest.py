@@ -143,6 +143,14 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm_python(tmp_path_factory) -> Path:
+    """An interpreter that starts programs in milliseconds; see `tests/warm.py`."""
+    from . import warm
+
+    return warm.python(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """A finished, very short training run of a tiny cell network on the digits; tests must not change it."""
     from rnas_zoo.training.config import TrainConfig
@@ -150,7 +158,7 @@ def trained_run(tmp_path_factory) -> Path:
 
     config = TrainConfig(
         architecture="rnas_cells",
-        model_args={"genotype": "vuln_h", "channels": 4, "layers": 3, "stem": "cifar_stride2"},
+        model_args={"genotype": "ours_rnas_vuln_cifar10", "channels": 4, "layers": 3, "stem": "cifar_stride2"},
         data="digits",
         eps="16/255",
         attack_steps=1,

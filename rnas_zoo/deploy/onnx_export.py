@@ -132,7 +132,7 @@ def compare(network: nn.Module, payload: bytes, pixels: np.ndarray, form: Form) 
         CheckFailedError: outputs differ by more than the tolerance. So a class can differ only where torch's two
             largest outputs are closer than twice that.
     """
-    session = Session(payload, provider="cpu")
+    session = Session(payload, "cpu", torch.get_num_threads())
     with torch.no_grad():
         wanted = torch.cat([network(part) for part in data.to_pixels(pixels).split(64)])
     if form.output == "probabilities":

@@ -218,7 +218,7 @@ def _agreement(network: torch.nn.Module, payload: bytes, pixels: np.ndarray, for
     Raises:
         CheckFailedError: its outputs are not finite, or it cannot take other batch sizes.
     """
-    session = Session(payload, provider="cpu")
+    session = Session(payload, "cpu", torch.get_num_threads())
     with torch.no_grad():
         wanted = torch.cat([network(part) for part in data.to_pixels(pixels).split(64)])
     for batch in BATCHES:

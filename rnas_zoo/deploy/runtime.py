@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,7 +58,7 @@ class Session:
         path: the .onnx file, or its bytes.
         provider: `cpu`, `cuda`, `tensorrt`, or `auto` (CUDA where a driver is present, else the CPU). A provider
             asked for by name is used or refused, never silently replaced.
-        threads: CPU threads; 0 leaves the choice to onnxruntime.
+        threads: CPU threads; 0 takes $OMP_NUM_THREADS where it is a number, else the choice of onnxruntime.
 
     Attributes:
         provider: the execution provider in use.
@@ -221,7 +222,8 @@ def _open(path: str | Path | bytes, provider: str, threads: int) -> Any:
         raise ProviderUnavailableError(_refusal(provider, built=False))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # which onnxruntime itself does not read
+    options.intra_op_num_threads = threads or (int(allowed) if allowed.isdecimal() else 0)
     others = list(PROVIDERS.values())  # each hands what it cannot run to those behind it
     others = [name for name in others[others.index(PROVIDERS[wanted]) :] if name in available]
     with contextlib.redirect_stdout(io.StringIO()) as said:  # where it prints which libraries it did not find

@@ -192,6 +192,22 @@ def test_a_refusal_names_cause_and_fix(machine, where, provider, words, capfd):
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("asked", "environment", "used"), [(3, "2", 3), (0, "2", 2), (0, "4,2", 0), (0, "", 0)], ids=str
+)
+def test_threads_are_those_asked_for_else_those_of_the_environment(tmp_path, monkeypatch, asked, environment, used):
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    given = []
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda source, options, **rest: (given.append(options), start(source, options, **rest))[1],
+    )
+    Session(graph(tmp_path / "model.onnx"), provider="cpu", threads=asked)
+    assert [options.intra_op_num_threads for options in given] == [used]
+
+
 def test_an_empty_onnxruntime_is_explained(release, monkeypatch):
     monkeypatch.delattr(onnxruntime, "InferenceSession")
     with pytest.raises(SessionError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):

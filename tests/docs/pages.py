@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
-import os
+import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +12,6 @@ import rnas_zoo
 
 ROOT = Path(rnas_zoo.__file__).parents[1]
 DOCS = ROOT / "docs"
-PRELOADED = [
-    "torch",
-    "timm",
-    "onnx",
-    "onnxruntime",
-    "scipy.stats",
-    "sklearn.datasets",
-    "matplotlib.figure",
-    "rnas_zoo.cli",
-]
 LIMIT = 420  # seconds
 
 
@@ -43,29 +31,10 @@ def pages(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
-def _run(page: str, folder: str, log: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    try:
-        load("run").run_page(ROOT / page, Path(folder), cut_down=True, fork=True)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def run(page: str, folder: Path) -> None:
-    """Run a page in a process of its own, forked from one that has the large imports; fails with its output."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+def run(page: str, folder: Path, python: Path) -> None:
+    """Run a page with the fixture `warm_python`; fails with its output."""
+    command = [python, DOCS / "run.py", "--quick", "--python", python, ROOT / page, "-C", folder]
     log = folder.with_suffix(".log")
-    process = context.Process(target=_run, args=(page, str(folder), str(log)))
-    process.start()
-    process.join(LIMIT)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        raise AssertionError(f"{page} took more than {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
-    assert process.exitcode == 0, f"{page}:\n{log.read_text(errors='replace')[-4000:]}"
+    with log.open("wb") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=LIMIT)
+    assert done.returncode == 0, f"{page}:\n{log.read_text(errors='replace')[-4000:]}"

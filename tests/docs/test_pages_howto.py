@@ -6,5 +6,5 @@ from .pages import pages, run
 
 
 @pytest.mark.parametrize("page", pages("docs/howto/*.md"))
-def test_every_block_of_the_page_runs(page, tmp_path):
-    run(page, tmp_path)
+def test_every_block_of_the_page_runs(page, tmp_path, warm_python):
+    run(page, tmp_path, warm_python)

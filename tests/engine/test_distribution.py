@@ -19,10 +19,10 @@ from .walk import CONFIG, STEPS
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> tuple[Path, list[dict]]:
+def two(tmp_path_factory, warm_python) -> tuple[Path, list[dict]]:
     """The folder two processes worked in, and what each of them found."""
     out = tmp_path_factory.mktemp("two")
-    torchrun("tests.engine.several", out)
+    torchrun(warm_python, "tests.engine.several", out)
     return out, [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -117,11 +117,11 @@ def test_clean_verdicts_equal_a_plain_forward(release):
 
 
 def test_genotype_and_recipe_say_what_was_built(release, trained_run):
-    assert genotype.load(release / "genotype.json") == genotype.named("vuln_h")
+    assert genotype.load(release / "genotype.json") == genotype.named("ours_rnas_vuln_cifar10")
     assert read_recipe(release / "recipe.toml") == read_recipe(trained_run / "recipe.toml")
     config = json.loads((release / "config.json").read_text())
     assert config["label_names"] == [str(i) for i in range(10)]
-    assert config["model_args"]["genotype"]["name"] == "vuln_h"
+    assert config["model_args"]["genotype"]["name"] == "ours_rnas_vuln_cifar10"
     assert config["pretrained_cfg"]["pool_size"] == [4, 4]
     assert config["pretrained_cfg"]["tag"] == "pgd_digits_linf16"
 

@@ -14,11 +14,16 @@ from rnas_zoo import genotype as genotypes
 
 MODULES = ("baselines", "rnas_cells", "rnas_students", "teachers")
 NAMES = sorted({name for module in MODULES for name in timm.list_models(module=module)})
-# What tracing can break stands in every cell and in both kinds of transition: five cells have them all.
+# What can break stands in every cell and in both kinds of transition: five cells have them all. Every network is built
+# at its published depth by `test_default_cfg`.
 OWN_DEPTH = {"rnas_robnet_free"}
 SHORTER = {name: {"layers": 5} for name in timm.list_models(module="rnas_cells") if name not in OWN_DEPTH}
 TRACED = [name for name in NAMES if not name.endswith("_c16l8")]
 TAGGED = sorted({name for module in MODULES for name in timm.list_models(module=module, include_tags=True)})
+
+
+def short(name, **options):
+    return timm.create_model(name, **SHORTER.get(name, {}), **options)
 
 
 def image(batch=1, size=32, channels=3):
@@ -36,7 +41,7 @@ def test_every_genotype_is_registered():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_and_grad_checkpointing(name):
-    model = timm.create_model(name).eval()
+    model = short(name).eval()
     with torch.no_grad():
         y = model(image())
     assert y.shape == (1, 10)
@@ -48,7 +53,7 @@ def test_forward_and_grad_checkpointing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backward_reaches_every_parameter(name):
-    model = timm.create_model(name, num_classes=42).train()
+    model = short(name, num_classes=42).train()
     y = model(image(2))
     y.mean().backward()
     assert y.shape == (2, 42)
@@ -85,7 +90,7 @@ def test_default_cfg(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_only(name):
-    model = timm.create_model(name, features_only=True).eval()
+    model = short(name, features_only=True).eval()
     channels, reductions = model.feature_info.channels(), model.feature_info.reduction()
     with torch.no_grad():
         maps = model(image())
@@ -98,7 +103,7 @@ def test_features_only(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_intermediates(name):
-    model = timm.create_model(name).eval()
+    model = short(name).eval()
     info = FeatureInfo(model.feature_info, len(model.feature_info))
     with torch.no_grad():
         final, maps = model.forward_intermediates(image(), output_fmt="NCHW")
@@ -116,7 +121,7 @@ def test_forward_intermediates(name):
 
 @pytest.mark.parametrize("name", TRACED)
 def test_torchscript(name):
-    model = timm.create_model(name, scriptable=True, **SHORTER.get(name, {})).eval()
+    model = short(name, scriptable=True).eval()
     scripted = torch.jit.script(model)
     with torch.no_grad():
         torch.testing.assert_close(scripted(image()), model(image()), rtol=1e-4, atol=1e-5)
@@ -124,7 +129,7 @@ def test_torchscript(name):
 
 @pytest.mark.parametrize("name", TRACED)
 def test_fx_forward_and_backward(name):
-    model = timm.create_model(name, num_classes=42, **SHORTER.get(name, {})).eval()
+    model = short(name, num_classes=42).eval()
     graph = create_feature_extractor(model, ["head.fc"])
     with torch.no_grad():
         assert torch.equal(next(iter(graph(image()).values())), model(image()))

@@ -337,8 +337,8 @@ def test_wrong_configurations_are_refused(arguments, changes, error, text):
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_search_as_one(small_data, tmp_path):
-    torchrun("tests.searching.several", small_data, tmp_path)
+def test_two_processes_search_as_one(small_data, tmp_path, warm_python):
+    torchrun(warm_python, "tests.searching.several", small_data, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert differences(first["net"], second["net"]) == [], "α, weights and running statistics"
     assert first["structure"] == second["structure"] == genotype.load(tmp_path / "whole.json").to_json()["cells"]

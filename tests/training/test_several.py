@@ -15,10 +15,10 @@ from .small import equal
 
 
 @pytest.fixture(scope="module")
-def two(small_data, tmp_path_factory):
+def two(small_data, tmp_path_factory, warm_python):
     """The folder two processes trained in, and what each of them found."""
     folder = tmp_path_factory.mktemp("two")
-    torchrun("tests.training.several", small_data, folder)
+    torchrun(warm_python, "tests.training.several", small_data, folder)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -214,12 +214,12 @@ def test_no_time_at_all_is_an_error_that_says_how_to_go_on(problem, tmp_path):
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_give_the_verdicts_of_one(problem, tmp_path):
+def test_two_processes_give_the_verdicts_of_one(problem, tmp_path, warm_python):
     ref, data, _ = problem
     expected = run(problem, protocol="fast", checks=True)
     printed = torchrun(
-        "rnas_zoo", "verify", ref, "--data", data, "--eps", "0.02", "--protocol", "fast", "--device", "cpu", "--json",
-        "--resume", "state", "-n", "48", cwd=tmp_path,
+        warm_python, "rnas_zoo", "verify", ref, "--data", data, "--eps", "0.02", "--protocol", "fast", "-n", "48",
+        "--device", "cpu", "--json", "--resume", "state", cwd=tmp_path,
     )  # fmt: skip
     found = json.loads(printed)
     leave = {"seconds": 0, "versions": 0, "dataset": 0, "subject": 0}
