@@ -4,13 +4,17 @@ VENV   := .venv
 OLDEST := .venv-oldest
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench results docs export web site test-oldest clean
+.PHONY: demo test test-pages lint bench results docs export web site test-oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rnas-zoo demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# The code blocks of the documentation, with budgets cut down.
+test-pages: $(VENV)/.installed
+	$(BIN)/python -m pytest -m pages --dist worksteal
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -42,6 +46,7 @@ site: $(VENV)/.installed
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest -m pages --dist worksteal
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

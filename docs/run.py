@@ -52,6 +52,7 @@ QUICK = {
         (r"(?<=\s)(--budget-passes)([ =])\S+", r"\1\g<2>200"),
         (r"(?<=\s)(--(?:onnx-|also-|limits-)?protocol)([ =])(?:standard|fast|full)", r"\1\g<2>quick"),
         (r"(?<=\s)(--(?:seeds|repeats))([ =])\d+", r"\1\g<2>1"),
+        (r"(?<=\s)(--threads)([ =])\d+", r"\1\g<2>1"),
         (r"(?<=\s)(--seconds)([ =])[\d.]+", r"\1\g<2>0.05"),
         (r"(rnas_zoo|rnas-zoo) search (?!.*--channels)", r"\1 search --channels 2 --layers 4 --batch-size 8 "),
         (r"(?<=\s)(\S*recipes/\S+\.toml)", r"\1 --steps 2 --set batch_size=16 --set holdout=0.1"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers the architectures)
 from .engine.progress import Reporter
+from .engine.record import RUN, finished_training
 from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError, closest
 from .files import read_json
 from .hub import client
@@ -55,8 +56,9 @@ def load(
     """A network in evaluation mode that takes images (N, 3, H, W) in [0, 1].
 
     Args:
-        ref: a timm name, a release folder, `hf-hub:owner/name[@rev]` (see `hub.download.fetch`), an .onnx file (its
-            differentiable twin), `path/file.py:function` (runs that file), or a module.
+        ref: a timm name, a release folder, the folder of a finished training run, `hf-hub:owner/name[@rev]` (see
+            `hub.download.fetch`), an .onnx file (its differentiable twin), `path/file.py:function` (runs that file), or
+            a module.
         checkpoint: weights for a timm name, a .safetensors file.
         device: where the network is put.
         untrained: a name without weights gives the untrained network (seed 0) instead of an error.
@@ -65,8 +67,8 @@ def load(
             get nothing but what is given here.
 
     Raises:
-        UnknownNameError, NoWeightsError, WeightsError, HubError, DataError, OnnxFileError, UsageError: see their
-            messages.
+        UnknownNameError, NoWeightsError, WeightsError, CheckpointError, HubError, DataError, OnnxFileError, UsageError:
+            see their messages.
 
     Example:
         import rnas_zoo
@@ -178,15 +180,25 @@ def _pretrained(name: str) -> nn.Module:
 
 
 def _released(folder: Path, preprocessing: Preprocessing | None) -> nn.Module:
-    """The network of a release folder; timm believes what config.json says of it."""
-    name = _release_folder(folder)
+    """The network of a release folder or a training run; timm believes what config.json or run.json says of it."""
+    of_a_run = not (folder / "config.json").exists() and (folder / RUN).is_file()
     try:
-        return in_pixels(_pretrained(name), preprocessing)
+        network = _trained(folder) if of_a_run else _pretrained(_release_folder(folder))
+        return in_pixels(network, preprocessing)
     except (RnasZooError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever timm may raise
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise WeightsError(f"{folder / 'config.json'}: no network can be built as it says ({cause})") from error
+        file = folder / (RUN if of_a_run else "config.json")
+        raise WeightsError(f"{file}: no network can be built as it says ({cause})") from error
+
+
+def _trained(folder: Path) -> nn.Module:
+    info = finished_training(folder)
+    name, arguments = info["config"]["architecture"], info["config"]["model_args"]
+    network = timm.create_model(name, num_classes=len(info["classes"]), **arguments)
+    load_weights(network, folder / "model.safetensors", name)
+    return network
 
 
 def _release_folder(folder: Path) -> str:
@@ -195,7 +207,9 @@ def _release_folder(folder: Path) -> str:
         value = read_json(config)
         value["architecture"], value["pretrained_cfg"]
     except FileNotFoundError as error:
-        raise WeightsError(f"{folder} is not a release folder: it has no config.json") from error
+        raise WeightsError(
+            f"{folder} is not a release folder: it has no config.json; nor is it that of a training run, with a {RUN}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{config}: damaged, or not written by timm ({error!r})") from error
     weights = folder / "model.safetensors"

@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rnas_zoo
-from rnas_zoo.errors import NoWeightsError, OnnxFileError, UnknownNameError, UsageError, WeightsError
+from rnas_zoo.errors import (
+    CheckpointError,
+    NoWeightsError,
+    OnnxFileError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+)
 from rnas_zoo.models.weights import tensor_digest
 from rnas_zoo.preprocessing import Preprocessing
 from rnas_zoo.reference import as_logits, load, subject
@@ -192,7 +199,7 @@ def test_an_architecture_without_weights_says_so():
 
 
 def test_a_folder_that_is_no_release_is_refused(tmp_path, folders):
-    with pytest.raises(WeightsError, match=r"is not a release folder: it has no config\.json"):
+    with pytest.raises(WeightsError, match=r"is not a release folder: it has no config\.json; nor is it .* run\.json"):
         load(tmp_path)
     config = tmp_path / OURS / "config.json"
     whole = config.read_text()
@@ -204,6 +211,33 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path, folders):
     (tmp_path / OURS / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"has no model\.safetensors"):
         load(tmp_path / OURS)
+
+
+def test_a_training_run_is_the_network_it_ended_with(trained_run):
+    network = load(trained_run)
+    config = json.loads((trained_run / "run.json").read_text())["config"]
+    own = timm.create_model(config["architecture"], **config["model_args"]).eval()
+    own.load_state_dict(load_file(trained_run / "model.safetensors"))
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(x), own(x))
+    assert not network.training
+    assert subject(trained_run).name == trained_run.name
+
+
+def test_a_training_run_that_is_not_finished_or_damaged_is_refused(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    for changes, error, text in (
+        ({"status": "stopped"}, CheckpointError, "no finished training run .*train, stopped.*--resume"),
+        ({"kind": "search"}, CheckpointError, "no finished training run .*search, finished"),
+        ({"config": {}}, WeightsError, r"run\.json: no network can be built as it says"),
+        ({"classes": 7}, WeightsError, r"run\.json: no network can be built as it says"),
+        ({"classes": ["a", "b"]}, WeightsError, "does not hold weights of rnas_cells"),
+    ):
+        (run / "run.json").write_text(json.dumps({**info, **changes}))
+        with pytest.raises(error, match=text):
+            load(run)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 0.3, 0.99])

@@ -56,7 +56,8 @@ class _Commands(click.Group):
 def group() -> None:
     """Robust architectures found by search: models, ONNX files, and claims that re-verify themselves.
 
-    A model REF is a timm name, a release folder, hf-hub:owner/name, an .onnx file, or path/file.py:function.
+    A model REF is a timm name, a release folder, the folder of a finished training, hf-hub:owner/name, an .onnx
+    file, or path/file.py:function.
     """
 
 

@@ -136,7 +136,8 @@ def command(
 
     if ref is None:
         raise click.UsageError(
-            "Missing argument 'REF': a timm name, a release folder, hf-hub:owner/name, an .onnx file, file.py:function."
+            "Missing argument 'REF': a timm name, a release folder, a training run, hf-hub:owner/name, an .onnx file, "
+            "file.py:function."
         )
     if save and client.is_hub(ref):
         raise UsageError(f"--save writes into a folder of yours: `rnas-zoo download {ref} -o FOLDER` makes one")

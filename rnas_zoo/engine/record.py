@@ -118,3 +118,18 @@ def read_run(path: str | Path) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("schema") != 1 or not isinstance(info.get("config"), dict):
         raise CheckpointError(f"{file}: not written by this release of rnas-zoo")
     return info
+
+
+def finished_training(path: str | Path) -> dict[str, Any]:
+    """The run.json of the folder of a finished training run.
+
+    Raises:
+        CheckpointError: it is another kind of run, or not finished.
+    """
+    info = read_run(path)
+    if info.get("kind") != "train" or info.get("status") != "finished":
+        raise CheckpointError(
+            f"{path} is no finished training run (it is {info.get('kind')}, {info.get('status')}); rnas-zoo train with "
+            "--resume finishes one that has stopped"
+        )
+    return info

@@ -22,8 +22,8 @@ from ..deploy.onnx_export import export
 from ..engine import config as configuration
 from ..engine.device import resolve_device
 from ..engine.progress import Reporter, Silent
-from ..engine.record import read_run
-from ..errors import CheckpointError, UsageError
+from ..engine.record import finished_training
+from ..errors import UsageError
 from ..files import atomic_folder, exclusive, make_readable, sha256_file, write_json, write_text
 from ..models.base import PixelNet
 from ..models.weights import DIGEST_NOTE, tensor_digest
@@ -112,9 +112,7 @@ def package(
         OutputNotWritableError: another process packages to `out`, or it cannot be written.
     """
     reporter = reporter or Silent()
-    info = read_run(run)
-    if info["kind"] != "train" or info["status"] != "finished":
-        raise CheckpointError(f"{run} is no finished training run (it is {info['kind']}, {info['status']})")
+    info = finished_training(run)
     config = configuration.from_dict(TrainConfig, info["config"], f"{run}/run.json")
     threat, device = threat or config.threat, resolve_device(device)
     dataset = data.load(config.data, config.image_size)

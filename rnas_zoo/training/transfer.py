@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..engine.record import RUN, finished_training
 from ..errors import UsageError, WeightsError
 from ..files import read_json
 from ..models.pixels import Preprocessed
@@ -14,23 +15,29 @@ from ..reference import load, local_folder
 
 
 def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
-    """Architecture and model arguments of a model reference: a name, a release folder or `hf-hub:owner/name`.
+    """Architecture and model arguments of a model reference: a name, a folder or `hf-hub:owner/name`.
 
     The number of classes is not among them: the data decide it.
 
     Raises:
         UsageError: a reference without a registered architecture (an .onnx file, a Python function).
-        WeightsError: a release folder without a readable config.json.
+        WeightsError: a folder without a readable config.json that is no training run either.
+        CheckpointError: a training run that is not finished.
         HubError and others: see `hub.download.fetch`.
     """
     if folder := local_folder(ref):
         try:
-            value = read_json(folder / "config.json")
+            released = (folder / "config.json").exists() or not (folder / RUN).is_file()
+            value = read_json(folder / "config.json") if released else finished_training(folder)["config"]
             return str(value["architecture"]), _but_classes(value.get("model_args"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{ref} is not a release folder: its config.json cannot be read ({error!r})") from error
+            raise WeightsError(
+                f"{ref} is not a release folder: its config.json cannot be read ({error!r}); nor is it that of a run"
+            ) from error
     if ref.endswith(".onnx") or ".py:" in ref:
-        raise UsageError(f"training starts from a model name, a release folder or hf-hub:owner/name, not from {ref!r}")
+        raise UsageError(
+            f"training starts from a model name, a release folder, a training run or hf-hub:owner/name, not {ref!r}"
+        )
     return ref.split(".")[0], {}
 
 

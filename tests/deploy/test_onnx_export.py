@@ -135,7 +135,7 @@ class Reply:
     def __init__(self, network, change):
         self.network, self.change = network, change
 
-    def __call__(self, payload, provider):
+    def __call__(self, payload, provider, threads):
         return self
 
     def logits(self, images, batch_size=256):

@@ -4,6 +4,8 @@ import pytest
 
 from .pages import pages, run
 
+pytestmark = pytest.mark.pages
+
 
 @pytest.mark.parametrize("page", pages("docs/systems/*.md", "docs/explanation/*.md"))
 def test_every_block_of_the_page_runs(page, tmp_path, warm_python):

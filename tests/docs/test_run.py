@@ -55,6 +55,7 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
         ("rnas-zoo verify m --against-card", "rnas-zoo verify --protocol quick m --against-card --n 8"),
         ("rnas-zoo train --steps 200 --set total_steps=7", "rnas-zoo train --steps 2 --set total_steps=2"),
         ("rnas-zoo search --channels 4 --seeds 3", "rnas-zoo search --channels 4 --seeds 1"),
+        ("rnas-zoo bench m --threads 2 --seconds 1", "rnas-zoo bench m --threads 1 --seconds 0.05"),
         ("rnas-zoo verify --explain x", "rnas-zoo verify --explain x"),
         ("echo --nothing 5 -no 7", "echo --nothing 5 -no 7"),
     ],

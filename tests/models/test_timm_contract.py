@@ -18,7 +18,21 @@ NAMES = sorted({name for module in MODULES for name in timm.list_models(module=m
 # at its published depth by `test_default_cfg`.
 OWN_DEPTH = {"rnas_robnet_free"}
 SHORTER = {name: {"layers": 5} for name in timm.list_models(module="rnas_cells") if name not in OWN_DEPTH}
-TRACED = [name for name in NAMES if not name.endswith("_c16l8")]
+# Together they have every class of module there is, see `test_what_is_traced_has_every_kind_of_module`.
+TRACED = [
+    "rnas_advrush",
+    "rnas_cl_l",
+    "rnas_cl_s3",
+    "rnas_darts_v1",
+    "rnas_e2rnas_svhn",
+    "rnas_mobilenetv2",
+    "rnas_ours_rnas_cl",
+    "rnas_pc_darts",
+    "rnas_resnet20",
+    "rnas_robnet_free",
+    "rnas_vuln_h",
+    "rnas_wrn10_1",
+]
 TAGGED = sorted({name for module in MODULES for name in timm.list_models(module=module, include_tags=True)})
 
 
@@ -117,6 +131,14 @@ def test_forward_intermediates(name):
     model.set_grad_checkpointing()
     again, _ = model.forward_intermediates(image())
     torch.testing.assert_close(again, final, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_traced_has_every_kind_of_module():
+    def kinds(names):
+        with torch.device("meta"):
+            return {(type(part), getattr(part, "stride", None)) for name in names for part in short(name).modules()}
+
+    assert kinds(TRACED) == kinds(NAMES)
 
 
 @pytest.mark.parametrize("name", TRACED)

@@ -12,7 +12,7 @@ from timm.models._hub import save_for_hf
 
 from rnas_zoo import genotype, reference, resources
 from rnas_zoo.cli import run as cli
-from rnas_zoo.errors import UnknownNameError, UsageError, WeightsError
+from rnas_zoo.errors import CheckpointError, UnknownNameError, UsageError, WeightsError
 from rnas_zoo.training.config import build_model
 from rnas_zoo.training.transfer import architecture_of, body_and_head, take_over
 
@@ -56,8 +56,18 @@ def test_a_bundled_name_and_a_release_folder_have_an_architecture(cells):
 
 @pytest.mark.parametrize("ref", ["model.onnx", "some/model.onnx", "network.py:make"])
 def test_references_without_an_architecture_are_refused(ref):
-    with pytest.raises(UsageError, match=f"training starts from a model name, a release folder .*, not from '{ref}'"):
+    with pytest.raises(UsageError, match=f"training starts from a model name, a release folder, .*, not '{ref}'"):
         architecture_of(ref)
+
+
+def test_a_training_run_goes_on_as_what_it_trained(trained_run):
+    name, arguments = architecture_of(str(trained_run))
+    config = json.loads((trained_run / "run.json").read_text())["config"]
+    assert (name, arguments) == (config["architecture"], config["model_args"])
+    model = timm.create_model(name, num_classes=3, **arguments)
+    take_over(model, str(trained_run))
+    own, weights = model.state_dict(), load_file(trained_run / "model.safetensors")
+    assert all(torch.equal(own[key], weights[key]) for key in own if not key.startswith("head."))
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"architecture": 3'])
@@ -167,8 +177,10 @@ def test_from_a_model_to_a_release(tmp_path, capfd, monkeypatch):
 def test_an_unknown_model_and_a_run_that_is_no_release_are_refused(small_data, tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown model 'rnas_wrn10_3'.*Did you mean rnas_wrn10_"):
         tasked(of(small_data, "rnas_wrn10_3.pgd"))
-    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(WeightsError, match="not a release folder"):
+        of(small_data, tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not written by this release"):
         of(small_data, tmp_path)
 
 
