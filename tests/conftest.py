@@ -184,6 +184,14 @@ def release(trained_run, tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "rnas_cells.pgd_digits_linf16", make)
 
 
+@pytest.fixture
+def short_curve(monkeypatch) -> None:
+    """Curves over ε of releases have two points instead of seven, for tests that are not about them."""
+    from rnas_zoo.hub import figures
+
+    monkeypatch.setattr(figures, "CURVE_FACTORS", (0.0, 1.0))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that parallel workers end together."""
     first = ("test_demo.py", "test_timm_contract.py")

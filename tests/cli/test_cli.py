@@ -90,6 +90,7 @@ def test_draw_writes_a_picture(call, tmp_path):
     assert (tmp_path / "vuln_h.svg").is_file()
 
 
+@pytest.mark.usefixtures("short_curve")
 def test_search_train_package_export_verify_line(call, tmp_path):
     search = ["search", "--data", "digits", "--eps", "16/255", "--channels", "2", "--layers", "3", "--stem"]
     code, out, err = call(
@@ -112,7 +113,7 @@ def test_search_train_package_export_verify_line(call, tmp_path):
     code, out, err = call(*train, *sizes, "--steps", "4", "-o", "run", "--json")
     assert code == 0, err
     assert json.loads(out)["steps_done"] == 4
-    code, out, err = call("package", "run", "-o", "made", "--n", "16", "--json")
+    code, out, err = call("package", "run", "-o", "made", "--n", "16", "--no-limits", "--json")
     assert code == 0, err
     assert [r["subject"]["kind"] for r in json.loads(out)["runs"]] == ["torch", "onnx"]
     code, out, err = call("export", "made", "-o", "m.onnx", "--json")

@@ -143,6 +143,7 @@ def test_a_folder_that_exists_is_left_as_it_is(trained_run, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+@pytest.mark.usefixtures("short_curve")
 def test_a_failure_half_way_leaves_only_what_the_next_call_goes_on_from(trained_run, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the disk is full, say")
@@ -187,6 +188,7 @@ def test_tags_name_recipe_data_and_threat(changes, tag):
     assert tag_of(TrainConfig(**base)) == tag
 
 
+@pytest.mark.usefixtures("short_curve")
 @pytest.mark.parametrize(
     ("architecture", "arguments", "name"),
     [
@@ -227,6 +229,7 @@ def pets(tmp_path):
     return tmp_path / "my pets"
 
 
+@pytest.mark.usefixtures("short_curve")
 def test_a_folder_brought_to_another_size_keeps_it_from_training_to_re_verification(pets, tmp_path, monkeypatch):
     import onnx
     from click.testing import CliRunner

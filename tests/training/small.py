@@ -13,7 +13,7 @@ from rnas_zoo.training.task import TrainTask
 
 CPU = torch.device("cpu")
 PLAIN = {"schedule": "cosine", "eps_ramp": 0.0, "momentum": 0.0, "weight_decay": 0.0}  # steps of learning_rate * slope
-CELLS = {"genotype": "vuln_h", "channels": 2, "layers": 3, "stem": "cifar"}
+CELLS = {"genotype": "ours_rnas_vuln_cifar10", "channels": 2, "layers": 3, "stem": "cifar"}
 
 
 def configured(path: Any, **changes: Any) -> TrainConfig:

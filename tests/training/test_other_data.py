@@ -24,6 +24,7 @@ SHARED = Path(os.environ.get("RNAS_ZOO_SHARED", Path(__file__).parents[3] / "sha
 WAITS = "waits for image packs in ../shared/data (or $RNAS_ZOO_SHARED/data), which do not come with the repository"
 
 
+@pytest.mark.usefixtures("short_curve")
 def test_a_genotype_found_on_cifar100_trains_on_tiny_imagenet(tmp_path, monkeypatch):
     monkeypatch.setenv("RNAS_ZOO_DATA", str(tmp_path))
     Cifar("cifar100", tmp_path, monkeypatch, images=40)
@@ -62,6 +63,7 @@ def test_a_genotype_found_on_cifar100_trains_on_tiny_imagenet(tmp_path, monkeypa
     assert again.run["attacks"] == run["attacks"]
 
 
+@pytest.mark.usefixtures("short_curve")
 @pytest.mark.skipif(not (SHARED / "load_packs.py").is_file(), reason=WAITS)
 @pytest.mark.parametrize(
     ("packs", "name", "classes", "size"),

@@ -159,6 +159,7 @@ def test_weights_of_another_network_are_refused(small_data, architecture, model_
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_curve")
 def test_from_a_model_to_a_release(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--data", "digits", "--eps", "16/255", "--attack-steps", "1", "--batch-size", "16", "--device", "cpu"]
