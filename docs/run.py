@@ -55,6 +55,8 @@ QUICK = {
         (r"(?<=\s)(--threads)([ =])\d+", r"\1\g<2>1"),
         (r"(?<=\s)(--seconds)([ =])[\d.]+", r"\1\g<2>0.05"),
         (r"(rnas_zoo|rnas-zoo) search (?!.*--channels)", r"\1 search --channels 2 --layers 4 --batch-size 8 "),
+        (r"\b(rnas-zoo|rnas_zoo) search (?!.*--(?:steps|budget-passes))", r"\1 search --steps 2 "),
+        (r"(?<=\s)(\S*recipes/paper/(?!rnas_cl)\S+\.toml)", r"\1 --channels 4 --layers 3"),
         (r"(?<=\s)(\S*recipes/\S+\.toml)", r"\1 --steps 2 --set batch_size=16 --set holdout=0.1"),
     ),
     "python": (

@@ -26,7 +26,7 @@ def folder(installed, tmp_path_factory):
     program = (
         "import sys; from rnas_zoo import cli, demo; from rnas_zoo.hub import figures; "
         "from rnas_zoo.verification import protocols; "
-        "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES, figures.CURVE_IMAGES = 64, 2, 16; "
+        "demo.TEST_IMAGES, demo.AUTOATTACK_IMAGES, figures.CURVE_IMAGES = 64, 1, 16; "
         "object.__setattr__(protocols.SQUARE.config, 'queries', 100); "
         "sys.exit(cli.run(sys.argv[1:]))"
     )

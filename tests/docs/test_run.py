@@ -54,8 +54,17 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
         ("rnas-zoo verify m --time-budget 9m", "rnas-zoo verify --protocol quick m --time-budget 3s"),
         ("rnas-zoo verify m --against-card", "rnas-zoo verify --protocol quick m --against-card --n 8"),
         ("rnas-zoo train --steps 200 --set total_steps=7", "rnas-zoo train --steps 2 --set total_steps=2"),
-        ("rnas-zoo search --channels 4 --seeds 3", "rnas-zoo search --channels 4 --seeds 1"),
+        ("rnas-zoo search --channels 4 --seeds 3", "rnas-zoo search --steps 2 --channels 4 --seeds 1"),
         ("rnas-zoo bench m --threads 2 --seconds 1", "rnas-zoo bench m --threads 1 --seconds 0.05"),
+        (
+            "rnas-zoo search --preset paper",
+            "rnas-zoo search --steps 2 --channels 2 --layers 4 --batch-size 8 --preset paper",
+        ),
+        (
+            "rnas-zoo train recipes/paper/arnas.toml -o r",
+            "rnas-zoo train recipes/paper/arnas.toml --steps 2 --set batch_size=16 --set holdout=0.1 --channels 4 "
+            "--layers 3 -o r",
+        ),
         ("rnas-zoo verify --explain x", "rnas-zoo verify --explain x"),
         ("echo --nothing 5 -no 7", "echo --nothing 5 -no 7"),
     ],
