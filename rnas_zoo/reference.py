@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import models  # noqa: F401  (registers the architectures)
 from .engine.progress import Reporter
-from .engine.record import RUN, finished_training
+from .engine.record import RUN, finished_training, is_run
 from .errors import NoWeightsError, RnasZooError, UnknownNameError, WeightsError, closest
 from .files import read_json
 from .hub import client
@@ -181,7 +181,7 @@ def _pretrained(name: str) -> nn.Module:
 
 def _released(folder: Path, preprocessing: Preprocessing | None) -> nn.Module:
     """The network of a release folder or a training run; timm believes what config.json or run.json says of it."""
-    of_a_run = not (folder / "config.json").exists() and (folder / RUN).is_file()
+    of_a_run = is_run(folder)
     try:
         network = _trained(folder) if of_a_run else _pretrained(_release_folder(folder))
         return in_pixels(network, preprocessing)
@@ -196,7 +196,8 @@ def _released(folder: Path, preprocessing: Preprocessing | None) -> nn.Module:
 def _trained(folder: Path) -> nn.Module:
     info = finished_training(folder)
     name, arguments = info["config"]["architecture"], info["config"]["model_args"]
-    network = timm.create_model(name, num_classes=len(info["classes"]), **arguments)
+    overlay = {"input_size": (3, *info["image_size"])}
+    network = timm.create_model(name, num_classes=len(info["classes"]), pretrained_cfg_overlay=overlay, **arguments)
     load_weights(network, folder / "model.safetensors", name)
     return network
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,12 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory) -> Path:
+def warm_python(tmp_path_factory) -> Iterator[Path]:
     """An interpreter that starts programs in milliseconds; see `tests/warm.py`."""
     from . import warm
 
-    return warm.python(tmp_path_factory.mktemp("warm"))
+    with warm.python(tmp_path_factory.mktemp("warm")) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,14 @@ def test_a_training_run_is_the_network_it_ended_with(trained_run):
     assert subject(trained_run).name == trained_run.name
 
 
+def test_a_training_run_declares_the_size_of_its_images(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    assert info["image_size"] == [32, 32]
+    (run / "run.json").write_text(json.dumps({**info, "image_size": [64, 48]}))
+    assert load(run).pretrained_cfg["input_size"] == (3, 64, 48)
+
+
 def test_a_training_run_that_is_not_finished_or_damaged_is_refused(trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / "run")
     info = json.loads((run / "run.json").read_text())
@@ -232,6 +240,7 @@ def test_a_training_run_that_is_not_finished_or_damaged_is_refused(trained_run, 
         ({"status": "stopped"}, CheckpointError, "no finished training run .*train, stopped.*--resume"),
         ({"kind": "search"}, CheckpointError, "no finished training run .*search, finished"),
         ({"config": {}}, WeightsError, r"run\.json: no network can be built as it says"),
+        ({"image_size": 7}, WeightsError, r"run\.json: no network can be built as it says"),
         ({"classes": 7}, WeightsError, r"run\.json: no network can be built as it says"),
         ({"classes": ["a", "b"]}, WeightsError, "does not hold weights of rnas_cells"),
     ):

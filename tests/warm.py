@@ -1,6 +1,6 @@
 """An interpreter with the large imports done: programs start in a fork of it, in milliseconds instead of seconds.
 
-`python(folder)` writes an executable to be called as `python` is. It hands its arguments, working directory,
+`python(folder)` gives an executable to be called as `python` is. It hands its arguments, working directory,
 environment and standard streams to a server, which runs the program in a fork of its own and answers with the exit
 code. Run as a script, this file is that client: it imports the standard library only.
 """
@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PRELOADED = [
@@ -30,16 +31,19 @@ READ_AT_IMPORT = ("HF_", "OMP_", "MKL_")  # variables of these names
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def python(folder: Path) -> Path:
-    """The executable, written to `folder`; its server ends with this process."""
+@contextlib.contextmanager
+def python(folder: Path) -> Iterator[Path]:
+    """The executable, written to `folder`; its server ends with the block, or with this process."""
+    import shutil
     import subprocess
     import tempfile
 
-    address = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")  # a short path, as sockets need
+    place = tempfile.mkdtemp(prefix="warm-")  # a short path, as sockets need
+    address = os.path.join(place, "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        subprocess.Popen(
+        server = subprocess.Popen(
             [sys.executable, "-c", f"from tests.warm import serve; serve({listener.fileno()})"],
             cwd=ROOT,
             stdin=subprocess.PIPE,  # whose end tells of that of this process
@@ -50,7 +54,11 @@ def python(folder: Path) -> Path:
     program = folder / "python"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{folder}/warm.json" "$@"\n')
     program.chmod(0o755)
-    return program
+    try:
+        yield program
+    finally:
+        server.communicate()
+        shutil.rmtree(place)
 
 
 def _read_at_import(environment: dict[str, str]) -> dict[str, str]:

@@ -120,6 +120,11 @@ def read_run(path: str | Path) -> dict[str, Any]:
     return info
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is that of a run, and no release folder."""
+    return (Path(path) / RUN).is_file() and not (Path(path) / "config.json").exists()
+
+
 def finished_training(path: str | Path) -> dict[str, Any]:
     """The run.json of the folder of a finished training run.
 

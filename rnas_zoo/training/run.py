@@ -118,6 +118,7 @@ def train(
             processes=distribution.world(),
             torch_threads=torch.get_num_threads(),
             classes=list(dataset.classes),
+            image_size=list(dataset.image_size),
         )
         return folder.info
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..engine.record import RUN, finished_training
+from ..engine.record import finished_training, is_run
 from ..errors import UsageError, WeightsError
 from ..files import read_json
 from ..models.pixels import Preprocessed
@@ -27,8 +27,7 @@ def architecture_of(ref: str) -> tuple[str, dict[str, Any]]:
     """
     if folder := local_folder(ref):
         try:
-            released = (folder / "config.json").exists() or not (folder / RUN).is_file()
-            value = read_json(folder / "config.json") if released else finished_training(folder)["config"]
+            value = finished_training(folder)["config"] if is_run(folder) else read_json(folder / "config.json")
             return str(value["architecture"]), _but_classes(value.get("model_args"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(

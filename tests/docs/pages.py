@@ -36,5 +36,8 @@ def run(page: str, folder: Path, python: Path) -> None:
     command = [python, DOCS / "run.py", "--quick", "--python", python, ROOT / page, "-C", folder]
     log = folder.with_suffix(".log")
     with log.open("wb") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=LIMIT)
-    assert done.returncode == 0, f"{page}:\n{log.read_text(errors='replace')[-4000:]}"
+        try:
+            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=LIMIT).returncode
+        except subprocess.TimeoutExpired:
+            code = f"none after {LIMIT} s"
+    assert code == 0, f"{page} ended with code {code}:\n{log.read_text(errors='replace')[-4000:]}"
