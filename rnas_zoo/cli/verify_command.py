@@ -18,12 +18,11 @@ from .common import (
     fetched,
     image_size_option,
     json_option,
-    percent,
     preprocessing_options,
     print_json,
-    table,
     threat_options,
 )
+from .verify_output import print_comparison, print_curve, print_report
 
 
 @click.command("verify")
@@ -175,7 +174,7 @@ def command(
         if len(request.sizes) > 1:
             count, points = request.curve(**options, reporter=progress)
             if not quiet:
-                _print_curve(ref, request, count, points, as_json)
+                print_curve(ref, request, count, points, as_json)
             return
         if against_card and request.folder is not None:
             progress.say(f"comparing the files, answers and card of {ref} with its evidence")
@@ -204,7 +203,7 @@ def command(
     elif as_json:
         print_json(report.run if outcome is None else {**report.run, "claim": claims.as_json(outcome)})
     else:
-        _print_report(ref, request, report, outcome)
+        print_report(ref, request, report, outcome)
     if outcome is not None and outcome.exit_code:
         raise click.exceptions.Exit(outcome.exit_code)
     if report.partial:
@@ -234,71 +233,6 @@ def _judge_predictions(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json({"pack": str(path), "predictions": str(given["predictions"]), **found.to_json()})
     else:
-        _print_comparison(found, path, given["predictions"])
+        print_comparison(found, path, given["predictions"])
     if not found.passed:
         raise click.exceptions.Exit(1)
-
-
-def _print_comparison(found: Any, path: Path, predictions: Path) -> None:
-    rows = [["", "theirs", "95 % interval", "ours"]]
-    for name, share, own in (
-        ("our class, clean images", found.agreement, None),
-        ("our class, adversarial twins", found.adversarial_agreement, None),
-        ("clean accuracy", found.clean_accuracy, found.our_clean_accuracy),
-        ("transfer-robust accuracy", found.transfer_accuracy, found.our_transfer_accuracy),
-    ):
-        if share is not None:
-            low, high = share.interval
-            between = f"{100 * low:.1f} to {percent(high)}"
-            rows.append([name, percent(share.value), between, percent(own.value) if own else ""])
-    click.echo(f"{predictions} on the {found.agreement.n} images of {path}")
-    click.echo(table(rows))
-    if found.transfer_accuracy is None:
-        click.echo("No answers to the adversarial twins: nothing is said about robustness.")
-    else:
-        click.echo(
-            "transfer-robust: right on an image and on its adversarial twin. The twins were found against our torch\n"
-            "model, not against this program: attacks on itself may find more, so this is an upper bound of its\n"
-            "robust accuracy."
-        )
-        if found.adversarial_agreement is None:
-            click.echo("This pack holds no answers of ours to the twins: agreement is that on clean images.")
-    differing = ", ".join(map(str, found.differing)) or "none"
-    allowed = "passed" if found.passed else "FAILED, at most one may be"
-    click.echo(f"images with another class than ours: {differing} ({allowed})")
-
-
-def _print_report(ref: str, request: Any, report: Any, outcome: Any) -> None:
-    run = report.run
-    rows = [
-        ["attack", "broken", "accuracy", "passes per image"],
-        ["none (clean)", "", percent(report.clean_accuracy), ""],
-    ]
-    for name, totals in run["attacks"].items():
-        label = "random noise (control)" if name == "noise" else name
-        each = f"{totals['passes'] / run['n']:,.0f}"
-        rows.append([label, str(totals["broken"]), percent(report.accuracy_under(name)), each])
-    low, high = run["interval"]
-    rows.append(["all together", "", percent(report.robust_accuracy), f"{run['passes'] / run['n']:,.0f}"])
-    click.echo(f"{ref} on {run['n']} images of {run['dataset']['name']}, {request.threat}, protocol {run['protocol']}")
-    click.echo(table(rows))
-    click.echo(f"95 % interval of robust accuracy: {percent(low)} to {percent(high)}; stronger attacks may lower it")
-    for route, count in request.routes(report).items():
-        click.echo(f"broken through the {route}: {count}")
-    for text in run["flags"]:
-        click.echo(f"flag: {text} (rnas-zoo verify --explain {text.partition(':')[0]})")
-    if outcome is not None:
-        click.echo(outcome.text)
-        if outcome.verdict == "refuted" and outcome.positions:
-            click.echo("images: " + ", ".join(map(str, outcome.positions)))
-
-
-def _print_curve(ref: str, request: Any, count: int, points: list[tuple[float, float]], as_json: bool) -> None:
-    if as_json:
-        print_json({"norm": request.threat.norm, "protocol": request.protocol, "n": count, "curve": points})
-        return
-    rows = [["eps", "accuracy"]]
-    rows += [[size, percent(accuracy)] for size, (_, accuracy) in zip(request.sizes, points, strict=True)]
-    size = f" at {'x'.join(map(str, request.image_size))}" if request.image_size else ""
-    click.echo(f"{ref} on {count} images of {request.data}{size}, {request.norm}, protocol {request.protocol}")
-    click.echo(table(rows))

@@ -7,13 +7,15 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import HubError, OutputNotWritableError, RnasZooError, UsageError
 from ..files import no_room
 
+T = TypeVar("T")
 PREFIX = "hf-hub:"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -126,10 +128,22 @@ def not_cached(asked: str) -> str:
     return f"{asked} is not wholly in the cache, and the network is switched off: allow it once, or give a folder"
 
 
-def is_passing(error: HubError) -> bool:
+def _is_passing(error: HubError) -> bool:
     """Whether the same request may succeed in a moment: the server had a fault."""
     status = _status(error)
     return status is not None and status >= 500
+
+
+def patiently(ask: Callable[[], T], pauses: Sequence[float]) -> T:
+    """The answer; after a fault of the server it is asked again, as often as there are pauses (seconds)."""
+    for pause in pauses:
+        try:
+            return ask()
+        except HubError as error:
+            if not _is_passing(error):
+                raise
+            time.sleep(pause)
+    return ask()
 
 
 def is_refusal(error: HubError) -> bool:

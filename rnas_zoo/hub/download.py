@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import genotype
 from ..engine.progress import Reporter, Silent
@@ -16,7 +15,6 @@ from ..errors import DataError, HubError, NoWeightsError, UnknownNameError, Weig
 from ..files import atomic_folder, make_readable
 from . import client
 
-T = TypeVar("T")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (
     CONFIG, WEIGHTS, "README.md", "LICENSE", "genotype.json", "recipe.toml", "training.json", "robustness.json",
@@ -202,7 +200,7 @@ def _listed(repo: str, revision: str | None, endpoint: str | None) -> list[str]:
             info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, timeout=TIMEOUT)
         return [each.rfilename for each in info.siblings or ()]
 
-    return _patiently(ask, PAUSES)
+    return client.patiently(ask, PAUSES)
 
 
 def _snapshot(repo: str, revision: str | None, endpoint: str | None, local: bool, patterns: Sequence[str]) -> Path:
@@ -221,21 +219,9 @@ def _snapshot(repo: str, revision: str | None, endpoint: str | None, local: bool
                 tqdm_class=client.bars(),
             )
 
-    folder = Path(_patiently(ask, PAUSES[:1]))
+    folder = Path(client.patiently(ask, PAUSES[:1]))
     _intact(folder, repo)
     return folder
-
-
-def _patiently(ask: Callable[[], T], pauses: Sequence[float]) -> T:
-    """The answer; after a fault of the server it is asked again."""
-    for pause in pauses:
-        try:
-            return ask()
-        except HubError as error:
-            if not client.is_passing(error):
-                raise
-            time.sleep(pause)
-    return ask()
 
 
 def _intact(folder: Path, repo: str) -> None:

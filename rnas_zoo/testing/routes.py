@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from . import front_matter, shapes
-from .store import MAIN, Commit, Refused, Store
+from .objects import Commit
+from .store import MAIN, Refused, Store
 from .uploads import Uploads
 from .wire import Answer, Request, answer_json, answer_page, byte_range
 

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from . import front_matter
-from .store import Commit, Entry, Store, pointer
+from .objects import Commit, Entry, pointer
+from .store import Store
 
 CARD, CONFIG, WEIGHTS = "README.md", "config.json", ".safetensors"
 EVALUATIONS = (".eval_results/", ".yaml")

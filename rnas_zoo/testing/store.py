@@ -18,13 +18,13 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import OutputNotWritableError
 from ..files import atomic_folder, atomic_path, write_json
+from .objects import Change, Commit, Entry, git_id, numbered, pointer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,59 +41,6 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers or {}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a commit: SHA-256 and size in bytes of its contents, whether it is stored with LFS, its git blob id."""
-
-    sha256: str
-    size: int
-    lfs: bool
-    git: str
-
-    @property
-    def etag(self) -> str:
-        """What identifies the contents to clients: SHA-256 with LFS, else the git blob id."""
-        return self.sha256 if self.lfs else self.git
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One state of a repository; `oid` is 40 hexadecimal digits, `date` is UTC in ISO 8601."""
-
-    oid: str
-    parent: str | None
-    title: str
-    message: str
-    date: str
-    files: dict[str, Entry]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One line of a commit: contents (bytes), an uploaded LFS object (SHA-256), or what to delete."""
-
-    path: str
-    data: bytes | None = field(default=None, repr=False)
-    sha256: str | None = None
-    size: int | None = None
-    folder: bool = False
-
-
-def git_id(data: bytes) -> str:
-    """The id git gives these bytes as a blob."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def pointer(sha256: str, size: int) -> bytes:
-    """What git holds in place of an LFS object."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
-
-
-def now() -> str:
-    """The time as the Hub writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _locked(method: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Store, P], R]:
@@ -140,7 +87,7 @@ class Store:
             raise Refused(400, f"{repo!r} is no name of a repository: it is owner/name, of letters, digits, '-_.'.")
         if self.exists(repo):
             raise Refused(409, "You already created this model repo")
-        first = _numbered(None, "initial commit", "", {".gitattributes": self._put(ATTRIBUTES)})
+        first = numbered(None, "initial commit", "", {".gitattributes": self._put(ATTRIBUTES)})
         with atomic_folder(self._home(repo), overwrite=True) as folder:
             write_json(folder / "settings.json", {"private": private, "gated": False, "created": first.date})
             write_json(folder / "refs.json", {"branches": {MAIN: first.oid}, "tags": {}})
@@ -231,7 +178,7 @@ class Store:
                     raise Refused(400, f"{above!r} cannot be a file and the folder of {path!r}")
         if files == head.files:
             return head
-        new = _numbered(head.oid, title, message, dict(sorted(files.items())))
+        new = numbered(head.oid, title, message, dict(sorted(files.items())))
         _write_commit(self._home(repo), new)
         refs = self.refs(repo)
         refs["branches"][branch] = new.oid
@@ -288,12 +235,6 @@ class Store:
 
     def _home(self, repo: str) -> Path:
         return self.folder / "repositories" / repo
-
-
-def _numbered(parent: str | None, title: str, message: str, files: dict[str, Entry]) -> Commit:
-    commit = Commit("", parent, title, message, now(), files)
-    text = json.dumps(asdict(commit), sort_keys=True)
-    return Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, message, commit.date, files)
 
 
 def _write_commit(home: Path, commit: Commit) -> None:

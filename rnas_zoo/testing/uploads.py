@@ -10,8 +10,9 @@ from collections import defaultdict
 from typing import Any
 
 from . import front_matter
+from .objects import Change
 from .shapes import CARD
-from .store import LARGE, Change, Refused, Store
+from .store import LARGE, Refused, Store
 from .wire import Answer, Request, answer_json
 
 SMALL_LIMIT = 10 * 1024 * 1024

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__, data
+from .. import data
 from ..attacks import Threat
 from ..engine import distribution
 from ..engine.budget import TimeBudget
 from ..engine.device import full_precision, resolve_device
 from ..engine.progress import Reporter, Silent
 from ..errors import BudgetReachedError, UsageError
-from ..intervals import clopper_pearson
 from ..preprocessing import Preprocessing
 from ..reference import Reference, Subject, subject
 from . import evidence, images, sanity
 from .driver import Driver, Plan
-from .flags import flag
 from .ledger import Ledger, hashes_of
 from .protocols import parameters, stages
+from .record import record
 from .store import Store
-
-TWIN_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -201,7 +197,7 @@ def verify(
         if not len(covered):
             again = f"; the same command with --resume {resume} continues" if resume else ""
             raise BudgetReachedError(f"the time budget ended before any image was settled{again}")
-        run = _record(plan, ledger, driver, covered, order, [hashes[row] for row in covered], dataset)
+        run = record(plan, ledger, driver, covered, order, [hashes[row] for row in covered], dataset)
         run["seconds"] = round(time.monotonic() - begin, 2)
         return Report(
             run,
@@ -238,68 +234,3 @@ def _given(
     if found.shape != pixels.shape:
         raise UsageError(f"adversarial images are {found.shape}, the clean ones {pixels.shape}")
     return found
-
-
-def _record(
-    plan: Plan,
-    ledger: Ledger,
-    driver: Driver,
-    covered: np.ndarray,
-    order: np.ndarray,
-    hashes: list[str],
-    dataset: dict[str, Any],
-) -> dict[str, Any]:
-    """The evidence of the images covered."""
-    chosen, count = plan.subject, len(covered)
-    clean, robust = int(ledger.correct[covered].sum()), int(ledger.standing[covered].sum())
-    refused = int(ledger.refused[covered].sum())
-    totals = driver.totals(covered)
-    flags = [*driver.flags, *_final_flags(plan, ledger, covered, refused, totals)]
-    if count < len(order):
-        flags.append(
-            flag("partial", f"covers {count} of {len(order)} images, positions {order[covered[0]]} to "
-                 f"{order[covered[-1]]}; the time budget ended")
-        )  # fmt: skip
-    return {
-        "subject": {"kind": chosen.kind, "file": chosen.file, "sha256": chosen.sha256},
-        "source": None if plan.source is None else {"name": plan.source.name, "sha256": plan.source.sha256},
-        "preprocessing": chosen.preprocessing,
-        "dataset": {**dataset, "images_sha256": data.images_hash(hashes)},
-        "norm": plan.threat.norm,
-        "eps": plan.threat.eps_text,
-        "protocol": plan.protocol,
-        "params": {stage.name: asdict(stage.config) for stage in plan.stages if stage.config is not None},
-        "seed": plan.seed,
-        "n": count,
-        "refused": refused,
-        "clean_accuracy": clean / count,
-        "robust_accuracy": robust / count,
-        "interval": list(clopper_pearson(robust, count)),
-        "attacks": totals,
-        "passes": sum(total["passes"] for total in totals.values()),
-        "seconds": 0.0,
-        "flags": flags,
-        "versions": {"rnas_zoo": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-
-
-def _final_flags(
-    plan: Plan, ledger: Ledger, covered: np.ndarray, refused: int, totals: dict[str, dict[str, int]]
-) -> list[str]:
-    flags = []
-    if plan.subject.kind != "torch" and ledger.twin_error > TWIN_TOLERANCE:
-        flags.append(
-            flag("twin-differs", f"by {ledger.twin_error:.2g} in its logits: the white-box attacks may be too weak")
-        )
-    if refused:
-        flags.append(flag("non-finite", f"{refused} images gave logits that are not finite: no verdict"))
-    unstable = int(ledger.unstable[covered].sum())
-    if unstable:
-        flags.append(flag("not-repeatable", f"{unstable} images got another verdict when judged again"))
-    blind = {stage.name for stage in plan.stages if stage.scores}
-    found = {name: ledger.broken_each[name][covered] for name in totals}
-    sighted = [broken for name, broken in found.items() if name not in blind]
-    if plan.given is None and sighted:
-        only = np.logical_or.reduce([found[name] for name in blind & found.keys()] or [sighted[0] & False])
-        flags += sanity.black_box_wins(int((only & ~np.logical_or.reduce(sighted)).sum()), len(covered))
-    return flags

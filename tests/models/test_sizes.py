@@ -16,7 +16,8 @@ import rnas_zoo  # noqa: F401  (registers the models)
 from rnas_zoo import resources
 from rnas_zoo.errors import ImageSizeError, UsageError
 from rnas_zoo.genotype import model_name
-from rnas_zoo.models.rnas_cells import AuxiliaryHead, RnasCells
+from rnas_zoo.models.cell import AuxiliaryHead
+from rnas_zoo.models.rnas_cells import RnasCells
 from rnas_zoo.models.size import count_macs, count_parameters
 
 NAMES = sorted(path.stem for path in resources.folder("genotypes").glob("*.json"))

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from rnas_zoo.errors import OutputNotWritableError
-from rnas_zoo.testing.store import Change, Refused, Store, git_id
+from rnas_zoo.testing.objects import Change, git_id
+from rnas_zoo.testing.store import Refused, Store
 
 REPO = "owner/name"
 
