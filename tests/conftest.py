@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -111,6 +112,16 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """Exports share the table of operators that torch's ONNX exporter makes anew, in a third of a second, for each."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     """The wheel built from the checkout."""
@@ -191,6 +202,14 @@ def short_curve(monkeypatch) -> None:
     from rnas_zoo.hub import figures
 
     monkeypatch.setattr(figures, "CURVE_FACTORS", (0.0, 1.0))
+
+
+@pytest.fixture
+def short_looks(monkeypatch) -> None:
+    """Searches are watched by one step of PGD instead of ten, for tests that are not about it."""
+    from rnas_zoo.searching import watch
+
+    monkeypatch.setattr(watch, "STEPS", 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,11 +23,19 @@ from rnas_zoo.errors import CheckFailedError, OutputExistsError, UsageError
 from .test_form import CHOICES, remembered, tiny
 
 # One of each family; the exporter takes long on cells, so there are as few as have all kinds of transition.
-FAMILIES = ("rnas_vuln_h_c16l8", "rnas_arnas_c16l8", "rnas_robnet_large_c16l8", "rnas_cl_s3")
+FAMILIES = ("rnas_vuln_h_c16l8", "rnas_arnas_c16l8", "rnas_cells", "rnas_cl_s3")
+DENSE = {
+    "schema": 1,
+    "name": "dense",
+    "kind": "dense_cells",
+    "share": True,
+    "codes": ["11 00 01 00 10 00 01 00 00 00 00 11 00 01"],
+    "default": {"channels": 16, "layers": 3},
+}
 SIZES = {
     "rnas_vuln_h_c16l8": {"layers": 5},
     "rnas_arnas_c16l8": {"layers": 5},
-    "rnas_robnet_large_c16l8": {"layers": 3},
+    "rnas_cells": {"genotype": DENSE, "channels": 16, "layers": 3},
 }
 
 

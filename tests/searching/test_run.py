@@ -104,6 +104,7 @@ CASES = {
 }
 
 
+@pytest.mark.usefixtures("short_looks")
 @pytest.mark.parametrize("method", CASES)
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(small_data, tmp_path, monkeypatch, method):
     """Interrupted in a first step, in a tail and in the step after one; once where steps are slow."""

@@ -26,6 +26,7 @@ from rnas_zoo.searching.run import search
 from rnas_zoo.searching.study import Candidate, Limits, study, study_folder
 from rnas_zoo.training.task import TrainTask
 
+pytestmark = pytest.mark.usefixtures("short_looks")
 CPU = torch.device("cpu")
 TINY = {"channels": 2, "layers": 3, "stem": "cifar_stride2", "batch_size": 16, "attack_steps": 1, "total_steps": 3}
 PROXY = ProxyConfig(eps="16/255", attack_steps=1, batch_size=16, total_steps=6)
