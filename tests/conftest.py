@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,13 +155,24 @@ def installed(wheel, tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "installed", make) / PROGRAMS
 
 
-@pytest.fixture(scope="session")
-def warm_python(tmp_path_factory) -> Iterator[Path]:
-    """An interpreter that starts programs in milliseconds; see `tests/warm.py`."""
-    from . import warm
+WARM = "RNAS_ZOO_TESTS_PYTHON"
 
-    with warm.python(tmp_path_factory.mktemp("warm")) as program:
-        yield program
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Parallel workers share the interpreter of `warm_python`, which belongs to the process that has started them."""
+    if not hasattr(config, "workerinput") and hasattr(os, "fork"):
+        from . import warm
+
+        cleanup = contextlib.ExitStack()
+        folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="warm-"))
+        os.environ[WARM] = str(cleanup.enter_context(warm.python(Path(folder))))
+        config.add_cleanup(cleanup.close)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Path:
+    """An interpreter that starts programs in milliseconds; see `tests/warm.py`."""
+    return Path(os.environ.get(WARM, sys.executable))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +54,13 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def machine(hub, tmp_path_factory):
+def machine(hub, tmp_path_factory, warm_python):
     """Runs Python with an empty cache of its own, as on another machine; returns exit code, output and errors."""
     place = tmp_path_factory.mktemp("machine")
     environment = {**os.environ, **hub.environment(place / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def call(program: str, *arguments: object) -> tuple[int, str, str]:
-        command = [sys.executable, "-c", program, *map(str, arguments)]
+        command = [warm_python, "-c", program, *map(str, arguments)]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout, done.stderr
 

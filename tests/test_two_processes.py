@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="waits for a POSIX sy
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, warm_python):
     """Exit codes and standard error of each, and the folder they worked in."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(resources.folder("model_cards") / FOLDER.name, folder / "release")
@@ -68,7 +67,7 @@ def both(tmp_path_factory):
         environment |= {"HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         started = [
             subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, folder / own, folder / other, str(RUNS)],
+                [warm_python, "-c", PROGRAM, folder / own, folder / other, str(RUNS)],
                 cwd=folder,
                 env=environment,
                 stdout=subprocess.PIPE,

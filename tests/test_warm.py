@@ -39,11 +39,22 @@ def test_a_program_gets_the_environment_of_its_caller(warm_python):
     assert done.stdout == "42 False\n", done.stderr
 
 
-def test_what_imports_read_is_read_anew(warm_python, tmp_path):
-    code = "import huggingface_hub.constants as c; print(c.HF_HOME)"
-    environment = {**os.environ, "HF_HOME": str(tmp_path)}
-    done = subprocess.run([warm_python, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "imported"),
+    [({}, "True True"), ({"HF_HOME": "/nowhere"}, "True False"), ({"OMP_NUM_THREADS": "3"}, "False False")],
+)
+def test_what_imports_read_is_read_anew(warm_python, changes, imported):
+    """A program finds imported what does not depend on the variables that differ, and the rest reads them."""
+    code = (
+        "import sys; print('torch' in sys.modules, 'timm' in sys.modules)\n"
+        "import torch, huggingface_hub.constants as c; print(c.HF_HOME, torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    warm, cold = (
+        subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True).stdout.splitlines()
+        for python in (warm_python, sys.executable)
+    )
+    assert warm == [imported, cold[1]]
 
 
 def alive(process: int) -> bool:

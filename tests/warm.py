@@ -3,6 +3,10 @@
 `python(folder)` gives an executable to be called as `python` is. It hands its arguments, working directory,
 environment and standard streams to a server, which runs the program in a fork of its own and answers with the exit
 code. Run as a script, this file is that client: it imports the standard library only.
+
+There are two servers, each made by its first client: one has imported what reads nothing of the environment but the
+number of threads, its child has the rest of the package's imports as well, for programs with the settings of the
+Hub's client that this process has.
 """
 
 from __future__ import annotations
@@ -16,41 +20,43 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PRELOADED = [
+PLAIN = [
     "torch",
     "torch.distributed.run",
-    "timm",
     "onnx",
     "onnxruntime",
     "scipy.stats",
     "sklearn.datasets",
     "matplotlib.figure",
-    "rnas_zoo.cli",
 ]
-READ_AT_IMPORT = ("HF_", "OMP_", "MKL_")  # variables of these names
+WHOLE = ["timm", "rnas_zoo.cli"]
+READ_BY = {"plain": ("OMP_", "MKL_"), "whole": ("OMP_", "MKL_", "HF_")}  # variables that imports read, by their start
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
 def python(folder: Path) -> Iterator[Path]:
-    """The executable, written to `folder`; its server ends with the block, or with this process."""
+    """The executable, written to `folder`; its servers end with the block, or with this process."""
     import shutil
     import subprocess
     import tempfile
 
     place = tempfile.mkdtemp(prefix="warm-")  # a short path, as sockets need
-    address = os.path.join(place, "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen()
+    addresses = {name: os.path.join(place, name) for name in READ_BY}
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in addresses]
+        for listener, address in zip(listeners, addresses.values(), strict=True):
+            listener.bind(address)
+            listener.listen()
+        numbers = [listener.fileno() for listener in listeners]
         server = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.warm import serve; serve({listener.fileno()})"],
+            [sys.executable, "-c", f"from tests.warm import serve; serve(*{numbers})"],
             cwd=ROOT,
             stdin=subprocess.PIPE,  # whose end tells of that of this process
-            pass_fds=[listener.fileno()],
+            pass_fds=numbers,
         )
-    settings = {"address": address, "environment": _read_at_import(dict(os.environ))}
-    (folder / "warm.json").write_text(json.dumps(settings))
+    known = {name: _read(dict(os.environ), name) for name in addresses}
+    (folder / "warm.json").write_text(json.dumps({"addresses": addresses, "known": known}))
     program = folder / "python"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{folder}/warm.json" "$@"\n')
     program.chmod(0o755)
@@ -61,25 +67,53 @@ def python(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place)
 
 
-def _read_at_import(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+def _read(environment: dict[str, str], by: str) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_BY[by])}
 
 
-def serve(number: int) -> None:
-    """Answer the clients of a listening socket, the file `number`, until standard input ends."""
-    import importlib
+def serve(*numbers: int) -> None:
+    """Answer the clients of two listening sockets, these files, until standard input ends."""
+    plain, whole = (socket.socket(fileno=number) for number in numbers)
+    _asked(plain, whole)
+    _import(PLAIN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    while asked := _asked(plain, whole):
+        if asked is plain:
+            _serve_one(plain)
+            continue
+        if os.fork() == 0:
+            plain.close()
+            _import(WHOLE)
+            while _asked(whole):
+                _serve_one(whole)
+            os._exit(0)
+        whole.close()
+        while _asked(plain):
+            _serve_one(plain)
+        return
+
+
+def _asked(*listeners: socket.socket) -> socket.socket | None:
+    """The one whose client waits, None when standard input has ended."""
     import select
 
-    for name in PRELOADED:
+    ready = select.select([sys.stdin, *listeners], [], [])[0]
+    return None if sys.stdin in ready else ready[0]
+
+
+def _import(names: list[str]) -> None:
+    import importlib
+
+    for name in names:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-    with socket.socket(fileno=number) as listener:
-        while select.select([listener, sys.stdin], [], [])[0] == [listener]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _answer(connection)
-            connection.close()
+
+
+def _serve_one(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    if os.fork() == 0:
+        listener.close()
+        _answer(connection)
+    connection.close()
 
 
 def _answer(connection: socket.socket) -> None:
@@ -155,11 +189,12 @@ def _client(settings: str, arguments: list[str]) -> int:
     with open(settings) as file:
         known = json.load(file)
     environment = dict(os.environ)
-    plain = bool(arguments) and (arguments[0] in ("-m", "-c") or not arguments[0].startswith("-"))
-    if not plain or _read_at_import(environment) != known["environment"]:
+    runnable = bool(arguments) and (arguments[0] in ("-m", "-c") or not arguments[0].startswith("-"))
+    fitting = [name for name in ("whole", "plain") if _read(environment, name) == known["known"][name]]
+    if not runnable or not fitting:
         os.execv(sys.executable, [sys.executable, *arguments])
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(known["address"])
+        connection.connect(known["addresses"][fitting[0]])
         socket.send_fds(connection, [b"\n"], [0, 1, 2])
         request = {"arguments": arguments, "folder": os.getcwd(), "environment": environment}
         connection.sendall(json.dumps(request).encode() + b"\n")

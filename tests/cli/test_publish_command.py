@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,9 @@ def cards(tmp_path, monkeypatch):
     return cards
 
 
-def test_a_release_goes_out_in_a_process_of_its_own_and_the_token_stays_in(tmp_path, hub):
+def test_a_release_goes_out_in_a_process_of_its_own_and_the_token_stays_in(tmp_path, hub, warm_python):
     folder = real_release(tmp_path)
-    command = [sys.executable, "-m", "rnas_zoo", "publish", str(folder), "--to", f"owner/{folder.name}", "--tag", "v1"]
+    command = [warm_python, "-m", "rnas_zoo", "publish", str(folder), "--to", f"owner/{folder.name}", "--tag", "v1"]
     environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HF_HUB_DISABLE_XET")
     environment.pop("HF_HUB_DISABLE_PROGRESS_BARS")

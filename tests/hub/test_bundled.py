@@ -61,7 +61,7 @@ def test_the_recipe_can_be_run(folder):
     assert recipe.total_steps > 0
 
 
-def test_loading_needs_no_network(tmp_path):
+def test_loading_needs_no_network(tmp_path, warm_python):
     program = """
 import socket, sys
 def refuse(*arguments, **options):
@@ -74,7 +74,7 @@ print("loaded")
 """
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", program, *bundled_releases()],
+        [warm_python, "-c", program, *bundled_releases()],
         capture_output=True,
         text=True,
         timeout=300,

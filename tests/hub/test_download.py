@@ -447,7 +447,7 @@ print(json.dumps({
 """
 
 
-def test_timm_loads_by_reference_and_by_published_name_and_checks_the_digest(hub, tmp_path):
+def test_timm_loads_by_reference_and_by_published_name_and_checks_the_digest(hub, tmp_path, warm_python):
     commit = hub.store.at("owner/tiny", "main").oid
     publish(hub, "owner/turned", changed(tmp_path / "turned", WEIGHTS, turn_weights))
     publish(hub, "owner/pickled", changed(tmp_path / "pickled", WEIGHTS, only_pickles))
@@ -466,7 +466,7 @@ def test_timm_loads_by_reference_and_by_published_name_and_checks_the_digest(hub
     settings = {"cards": str(tmp_path / "cards"), "check": str(FOLDER / "check.npz"), "commit": commit}
     environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", TIMM, json.dumps(settings)],
+        [warm_python, "-c", TIMM, json.dumps(settings)],
         capture_output=True,
         text=True,
         timeout=300,

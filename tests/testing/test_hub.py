@@ -634,8 +634,8 @@ print(torch.equal(expected, tagged), torch.equal(expected, newest), "hf_xet" in 
 
 
 @pytest.mark.skipif(find_spec("timm") is None, reason="waits for timm: pip install timm")
-def test_timm_pushes_and_loads_models(hub, tmp_path):
+def test_timm_pushes_and_loads_models(hub, tmp_path, warm_python):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **hub.environment(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", TIMM], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([warm_python, "-c", TIMM], capture_output=True, text=True, env=environment, timeout=300)
     assert done.stdout.split() == ["True", "False", "False"], done.stderr[-3000:]
     assert all(seen.authorized for seen in hub.requests if seen.method != "PUT")

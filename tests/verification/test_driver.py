@@ -109,7 +109,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_images_and_repeats_nothing(p
     assert last.rows == 1, "a finished run only counts the classes"
 
 
-def test_a_killed_process_resumes_to_the_same_images(problem, whole, tmp_path):
+def test_a_killed_process_resumes_to_the_same_images(problem, whole, tmp_path, warm_python):
     ref, data, _ = problem
     program = (
         "import sys, time, rnas_zoo\n"
@@ -124,7 +124,7 @@ def test_a_killed_process_resumes_to_the_same_images(problem, whole, tmp_path):
         f"device='cpu', checks=False, resume={str(tmp_path / 'state')!r})\n"
     )
     for pieces in (1, 2):
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([warm_python, "-c", program], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "piece\n"
             process.send_signal(signal.SIGKILL)
