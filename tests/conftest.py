@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 import venv
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,22 @@ def short_curve(monkeypatch) -> None:
     from rnas_zoo.hub import figures
 
     monkeypatch.setattr(figures, "CURVE_FACTORS", (0.0, 1.0))
+
+
+@pytest.fixture
+def short_protocols(monkeypatch) -> None:
+    """The attacks of protocols take few steps, for tests that are not about what they find."""
+    from rnas_zoo.verification import protocols
+
+    few = {"steps": 5, "queries": 50, "rungs": ((9, 2), (3, 3), (1, 5))}
+
+    def shorter(stage: protocols.Stage) -> protocols.Stage:
+        changes = {name: value for name, value in few.items() if hasattr(stage.config, name)}
+        return replace(stage, config=stage.config and replace(stage.config, **changes))
+
+    for name, stages in protocols.PROTOCOLS.items():
+        monkeypatch.setitem(protocols.PROTOCOLS, name, tuple(map(shorter, stages)))
+    monkeypatch.setattr(protocols, "FEW_QUERIES", shorter(protocols.FEW_QUERIES))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from rnas_zoo.attacks import Threat
+from rnas_zoo.deploy import quantize as quantizing
 from rnas_zoo.deploy.int8_graph import SETTINGS
 from rnas_zoo.deploy.quantize import quantize
 from rnas_zoo.errors import UsageError
@@ -23,9 +24,10 @@ ROUNDED, WEIGHTS_ALONE = SETTINGS[:1], SETTINGS[-1:]
 
 
 @pytest.fixture
-def folder(release, tmp_path, monkeypatch):
+def folder(release, tmp_path, monkeypatch, short_protocols):
     for count, fewer in (("CALIBRATION", 32), ("SELECTION", 64), ("ATTACKED", 32)):
-        monkeypatch.setattr(f"rnas_zoo.deploy.quantize.{count}", fewer)
+        monkeypatch.setattr(quantizing, count, fewer)
+    monkeypatch.setattr(quantizing, "latency", functools.partial(quantizing.latency, seconds=0.02, repeats=5))
     return shutil.copytree(release, tmp_path / release.name)
 
 

@@ -143,7 +143,7 @@ def test_a_folder_that_exists_is_left_as_it_is(trained_run, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-@pytest.mark.usefixtures("short_curve")
+@pytest.mark.usefixtures("short_curve", "short_protocols")
 def test_a_failure_half_way_leaves_only_what_the_next_call_goes_on_from(trained_run, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("the disk is full, say")

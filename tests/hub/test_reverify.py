@@ -376,6 +376,7 @@ def test_evidence_of_other_weights_with_our_checksums_disagrees_on_clean_images(
     assert any("clean verdicts disagree" in reason for reason in claim["reasons"])
 
 
+@pytest.mark.usefixtures("short_protocols")
 def test_five_points_more_with_records_that_agree_are_refuted_image_by_image(against_card, folder, network):
     """The forger changes all that this package writes: records, totals, intervals, adversarial images, logits, card."""
     honest = measure(folder, "standard", 256)
