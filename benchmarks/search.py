@@ -227,8 +227,8 @@ def in_own_process(arguments: argparse.Namespace, *job: str) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=list(STEPS))
-    parser.add_argument("--steps", nargs="+", help="lines of the table: kinds of steps; all by default")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="beside the first of them")
+    parser.add_argument("--steps", nargs="+", help="kinds of steps; all of the table by default")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="ratios are to the first")
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, help="default: 16 on the CPU, 256 on CUDA")

@@ -60,8 +60,9 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
             "rnas-zoo train --batch-size 8 --steps 2 --set total_steps=2",
         ),
         (
-            "rnas-zoo search --channels 3 --stem cifar --batch-size 4 --seeds 3",
-            "rnas-zoo search --steps 2 --channels 3 --stem cifar_stride2 --batch-size 4 --seeds 1",
+            "rnas-zoo search --method a,b --channels 3 --stem cifar --batch-size 4 --seeds 3",
+            "rnas-zoo search --steps 2 --proxy-steps 2 --method a,b --channels 3 --stem cifar_stride2 --batch-size 4 "
+            "--seeds 1",
         ),
         ("rnas-zoo bench m --threads 2 --seconds 1", "rnas-zoo bench m --threads 1 --seconds 0.05"),
         (
