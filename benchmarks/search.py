@@ -238,7 +238,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds = arguments.steps or STEPS[arguments.device]
     if unknown := sorted(set(kinds) - set(STEPS[arguments.device])):
-        parser.error(f"no steps {', '.join(unknown)}; on {arguments.device}: {', '.join(STEPS[arguments.device])}")
+        parser.error(f"no steps {unknown}; on {arguments.device} there are {list(STEPS[arguments.device])}")
     arguments.batch = arguments.batch or (16 if arguments.device == "cpu" else 256)
     torch.set_num_threads(arguments.threads)
     if arguments.job:
