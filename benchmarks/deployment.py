@@ -1,4 +1,4 @@
-"""What deployment promises, over the bundled models: onnxruntime beside torch, start-up without torch, size of int8.
+"""What deployment promises, over the bundled ONNX files: onnxruntime beside torch, start-up without it, size of int8.
 
     python benchmarks/deployment.py [--repeats 3] [--seconds 0.5] [--threads 2] [--cpu-time]
 
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     settings = Settings(seconds=arguments.seconds, compile=False)
-    folders = list(bundled_releases().values())
+    folders = [folder for folder in bundled_releases().values() if (folder / "model.onnx").is_file()]
     models = [resolve(folder, settings) for folder in folders]
     reports = [compete(models, settings, clock=clock) for _ in range(arguments.repeats)]
     rows = [["model", "torch ms", "onnxruntime ms", "ratio", "int8 ms", "start-up s", "int8 : fp32 bytes"]]

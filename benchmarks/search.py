@@ -1,6 +1,7 @@
 """Steps of a search on the supernet: a mixed operation per edge, as everybody has it, beside rnas_zoo's grouped cells.
 
     python benchmarks/search.py [--channels 16] [--layers 8] [--batch 16] [--repeats 3] [--threads 1] [--device cpu]
+        [--steps clean ...] [--networks "per edge" rnas_zoo ...]
 
 A step is an α step on a validation batch and an SGD step on a training batch (first order); the weight step follows an
 attack of seven or one passes, or none. Only the gradients a step needs are computed, for all networks alike. Every line
@@ -226,6 +227,8 @@ def in_own_process(arguments: argparse.Namespace, *job: str) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=list(STEPS))
+    parser.add_argument("--steps", nargs="+", help="kinds of steps; all of the table by default")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="ratios are to the first")
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, help="default: 16 on the CPU, 256 on CUDA")
@@ -233,6 +236,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    kinds = arguments.steps or STEPS[arguments.device]
+    if unknown := sorted(set(kinds) - set(STEPS[arguments.device])):
+        parser.error(f"no steps {unknown}; on {arguments.device} there are {list(STEPS[arguments.device])}")
     arguments.batch = arguments.batch or (16 if arguments.device == "cpu" else 256)
     torch.set_num_threads(arguments.threads)
     if arguments.job:
@@ -246,9 +252,9 @@ def main() -> None:
     same = in_own_process(arguments, "agreement")
     clock = "CPU s" if arguments.device == "cpu" else "wall s"
     rows = [["step", "network", clock, "ratio", "images/s", "peak MiB", "ratio", "without interpreter", "ratio"]]
-    for steps in STEPS[arguments.device]:
+    for steps in kinds:
         base: dict[str, float] = {}
-        for network in NETWORKS:
+        for network in arguments.networks:
             found = in_own_process(arguments, network, steps)
             base = base or found
             own, of_base = (one["peak"] - one["interpreter"] for one in (found, base))

@@ -5,12 +5,17 @@
 
 A `sh` block is a script of its own for bash, all `python` blocks share one namespace, other languages are shown and not
 run. A comment on the line before a block says more: `<!-- file: NAME -->` writes the block to a file instead,
-`<!-- not run: REASON -->` leaves it out.
+`<!-- not run: REASON -->` leaves it out, `<!-- only cut down: REASON -->` leaves it out without `--quick`.
+
+What `--quick` puts in the place of what a block needs: small images for data sets (`small_data`), a CPU for a GPU, two
+processes for several GPUs, and for the Hub the local stand-in. Only blocks that need the Hub see the stand-in; a
+`python` block of these is a program of its own, since the Hub's client reads where the Hub is when it is imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import re
@@ -19,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,8 +44,12 @@ REASONS = (
     "needs hours",
     "measures time",
 )
+HUB = "needs the real Hub"
+# Of a bundled network on made-up images `verify` says that something is wrong with them.
+KNOWN = "model_cards/rnas_wrn10_1.pgd_digits_linf16 --data digits"
 QUICK = {
     "sh": (
+        # How much: images, steps, seconds, seeds.
         (r"(?<=\s)(--n|-n)([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(8, int(m[3]))}"),
         (r"(?<=\s)(--steps)([ =])\d+", r"\1\g<2>2"),
         (r"\btotal_steps=\d+", "total_steps=2"),
@@ -50,19 +59,43 @@ QUICK = {
         (r"(--against-card)(?!.* --n )", r"\1 --n 8"),
         (r"\b(rnas-zoo|rnas_zoo) verify (?!.*--(?:protocol|explain|predictions))", r"\1 verify --protocol quick "),
         (r"(?<=\s)(--budget-passes)([ =])\S+", r"\1\g<2>200"),
+        (r"(?<=\s)(--(?:proxy-)?passes)([ =])\S+", r"\1\g<2>32"),
         (r"(?<=\s)(--(?:onnx-|also-|limits-)?protocol)([ =])(?:standard|fast|full)", r"\1\g<2>quick"),
-        (r"(?<=\s)(--(?:seeds|repeats))([ =])\d+", r"\1\g<2>1"),
-        (r"(?<=\s)(--threads)([ =])\d+", r"\1\g<2>1"),
+        (r"(?<=\s)(--seeds)([ =])\S+", r"\1\g<2>1"),
+        (r"(?<=\s)(--(?:repeats|epochs|threads))([ =])\d+", r"\1\g<2>1"),
         (r"(?<=\s)(--seconds)([ =])[\d.]+", r"\1\g<2>0.05"),
-        (r"(rnas_zoo|rnas-zoo) search (?!.*--channels)", r"\1 search --channels 2 --layers 4 --batch-size 8 "),
+        # How large: batches and networks.
+        (r"(?<=\s)(--(?:proxy-)?batch(?:-size)?)([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(8, int(m[3]))}"),
+        (r"(?<=\s)(--(?:channels|layers))([ =])(\d+)", lambda m: f"{m[1]}{m[2]}{min(4, int(m[3]))}"),
+        (r"(\b(?:rnas-zoo|rnas_zoo) search\b.*? --max-params)([ =])\S+", r"\1\g<2>30k"),
+        (r"(?<=\s)(--target-macs)([ =])\S+", r"\1\g<2>1M"),
+        (r"(?<=\s)(--genotypes)([ =])'(\w+),.*,(\w+)'", r"\1\g<2>'\3,\4'"),
+        (r"\b(rnas-zoo|rnas_zoo) package (?!.*--n )", r"\1 package --n 8 "),
+        (r"(?<=\s)(--stem)([ =])cifar\b", r"\1\g<2>cifar_stride2"),
+        (r"(rnas_zoo|rnas-zoo) search (?!.*--stem)", r"\1 search --stem cifar_stride2 "),
+        (r"(rnas_zoo|rnas-zoo) search (?!.*--channels)", r"\1 search --channels 2 --layers 4 "),
+        (r"(rnas_zoo|rnas-zoo) (search|train) (?!.*(?:--batch-size|recipes/))", r"\1 \2 --batch-size 8 "),
+        (r"(rnas_zoo|rnas-zoo) search (?=.*--method[ =]\S+,)", r"\1 search --proxy-steps 2 "),
         (r"\b(rnas-zoo|rnas_zoo) search (?!.*--(?:steps|budget-passes))", r"\1 search --steps 2 "),
         (r"(?<=\s)(\S*recipes/paper/(?!rnas_cl)\S+\.toml)", r"\1 --channels 4 --layers 3"),
-        (r"(?<=\s)(\S*recipes/\S+\.toml)", r"\1 --steps 2 --set batch_size=16 --set holdout=0.1"),
+        (r"(?<=\s)(\S*recipes/\S+\.toml)", r"\1 --steps 2 --set batch_size=8 --set holdout=0.1"),
+        (r"(benchmarks/search\.py)", r"\1 --channels 4 --layers 4 --steps clean --networks rnas_zoo"),
+        (r"(benchmarks/(?:search|training)\.py)", r"\1 --batch 4 --repeats 1"),
+        # Where: a CPU, two processes, small images, the Hub's stand-in.
+        (r"(?<=\s)(--precision)([ =])bf16", r"\1\g<2>fp32"),
+        (r"(?<=\s)(--device)([ =])cuda", r"\1\g<2>cpu"),
+        (r"\btorchrun --nproc-per-node[ =]\d+", "torchrun --standalone --nproc-per-node 2"),
+        (r"(?<=\s)(--arch) rnas_wrn34_10", r"\1 rnas_wrn10_1"),
+        (r"(?<=\s)(--data) FOLDER", r"\1 cifar10"),
+        (r"(verify .*?)\bmodel_cards/\S+_cifar10_\S+ --data cifar10\b", rf"\1{KNOWN}"),
+        (r"\bOWNER/NAME\b", "me/a_model"),
+        (r"(?<=\s)(--to) OWNER\b", r"\1 me"),
     ),
     "python": (
         (r"\bprotocol=\"(?:standard|fast|full)\"", 'protocol="quick"'),
         (r"\bn=\d{2,}", "n=8"),
         (r"\b(total_)?steps=\d+", r"\1steps=2"),
+        (r"\bOWNER/NAME\b", "me/a_model"),
     ),
 }
 
@@ -76,6 +109,7 @@ class Block:
     line: int
     file: str | None = None
     not_run: str | None = None
+    only_cut_down: str | None = None
 
 
 def blocks(text: str) -> list[Block]:
@@ -90,16 +124,15 @@ def blocks(text: str) -> list[Block]:
         if token.type == "fence":
             line = (token.map or [0])[0] + 1
             file = re.fullmatch(r"<!-- file: (\S+) -->", comment)
-            left_out = re.fullmatch(r"<!-- not run: (.+) -->", comment)
+            left_out = re.fullmatch(r"<!-- (not run|only cut down): (.+) -->", comment)
             if token.info not in LANGUAGES:
                 raise ValueError(
                     f"line {line}: a block of {token.info or 'no language'}; known: {', '.join(LANGUAGES)}"
                 )
-            if left_out and left_out[1] not in REASONS:
-                raise ValueError(f"line {line}: not run for {left_out[1]!r}; reasons: {', '.join(REASONS)}")
-            found.append(
-                Block(token.info, token.content, line, file and file[1], left_out[1] if left_out else None)  # type: ignore[arg-type]
-            )
+            if left_out and left_out[2] not in REASONS:
+                raise ValueError(f"line {line}: {left_out[1]} for {left_out[2]!r}; reasons: {', '.join(REASONS)}")
+            reason = {left_out[1].replace(" ", "_"): left_out[2]} if left_out else {}
+            found.append(Block(token.info, token.content, line, file[1] if file else None, **reason))
         comment = token.content.strip() if token.type == "html_block" else ""
     return found
 
@@ -162,8 +195,7 @@ class Runner:
     """
 
     def __init__(self, folder: Path, cut_down: bool, python: str = sys.executable) -> None:
-        self.folder = folder
-        self.code: Callable[[Block], str] = quick if cut_down else lambda block: block.code
+        self.folder, self.cut_down = folder, cut_down
         for name in LINKED:
             if (ROOT / name).is_dir() and not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)
@@ -184,40 +216,66 @@ class Runner:
 
     def run(self, page: Path) -> None:
         """Run a page; CalledProcessError where a block fails."""
-        for block in blocks(page.read_text()):
-            code = self.code(block)
-            if block.file:
-                path = self.folder / block.file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(code)
-            elif block.not_run is None and block.language in ("sh", "python"):
-                print(f"--- {page.name}:{block.line}\n{code.rstrip()}", flush=True)
-                if block.language == "sh":
-                    subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
-                else:
-                    self.notebook.run("\n" * block.line + code, str(page))
+        found = blocks(page.read_text())
+        needs_hub = self.cut_down and any(block.only_cut_down == HUB for block in found)
+        with hub(self.folder / ".hub") if needs_hub else contextlib.nullcontext({}) as stand_in:
+            for block in found:
+                code = quick(block) if self.cut_down else block.code
+                if block.file:
+                    path = self.folder / block.file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(code)
+                elif block.language in ("sh", "python") and not self._left_out(block):
+                    print(f"--- {page.name}:{block.line}\n{code.rstrip()}", flush=True)
+                    environment = {**os.environ, **stand_in} if block.only_cut_down == HUB else None
+                    if block.language == "sh":
+                        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, env=environment)
+                    elif environment:
+                        subprocess.run(["python", "-c", code], check=True, env=environment)
+                    else:
+                        self.notebook.run("\n" * block.line + code, str(page))
+
+    def _left_out(self, block: Block) -> bool:
+        return block.not_run is not None or (block.only_cut_down is not None and not self.cut_down)
+
+
+@contextlib.contextmanager
+def hub(folder: Path) -> Iterator[Mapping[str, str]]:
+    """The environment of programs that find a local stand-in in the place of the Hub; it serves as long."""
+    from rnas_zoo.testing.hub import LocalHub
+
+    with LocalHub(folder) as stand_in:
+        yield stand_in.environment()
 
 
 def small_data(folder: Path) -> None:
-    """cifar10 and cifar100 of random images below `$RNAS_ZOO_DATA`, so that blocks which name them run anywhere."""
+    """cifar10 and cifar100 of random images in `.data`, which is `$RNAS_ZOO_DATA` then, so that blocks run anywhere.
+
+    `cifar100-own-split.npz`, a file that a page names, is beside it.
+    """
     import numpy as np
 
     draws = np.random.default_rng(0)
-    folder.mkdir(exist_ok=True)
-    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+    data = folder / ".data"
+    data.mkdir(exist_ok=True)
+    for path, classes in (
+        (data / "cifar10.npz", 10),
+        (data / "cifar100.npz", 100),
+        (folder / "cifar100-own-split.npz", 100),
+    ):
         arrays = {"classes": np.array([f"class {label}" for label in range(classes)])}
         for split, count in (("train", 2 * classes + 140), ("test", classes + 30)):
             arrays[f"x_{split}"] = draws.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(count) % classes
-        np.savez(folder / f"{name}.npz", **arrays)
-    os.environ["RNAS_ZOO_DATA"] = str(folder)
+        np.savez(path, **arrays)
+    os.environ["RNAS_ZOO_DATA"] = str(data)
 
 
 def run_page(page: Path, folder: Path, *, cut_down: bool, python: str = sys.executable) -> None:
     """Run all blocks of a page in a folder; see `Runner`."""
     runner = Runner(folder, cut_down, python)
     if cut_down:
-        small_data(folder / ".data")
+        small_data(folder)
     runner.run(page)
 
 

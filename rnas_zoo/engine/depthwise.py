@@ -173,6 +173,9 @@ def _kernel_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: int, d
     if dilation == 2 and not (x.shape[2] | x.shape[3]) & 1:
         x, gradient, dilation = _every_second(x), _every_second(gradient), 1
         padding //= 2
+    if dilation > 1 and x.dtype == torch.bfloat16:  # of which oneDNN's own is wrong, or NaN
+        single = x.float(), gradient.float()
+        return _by_weight(*single, (kernel, kernel), (padding, padding), 1, dilation, x.shape[1]).to(x.dtype)
     if kernel <= NARROW or dilation > 1:
         return _by_weight(x, gradient, (kernel, kernel), (padding, padding), 1, dilation, x.shape[1])
     padded, width = F.pad(x, (padding, padding)), x.shape[3]

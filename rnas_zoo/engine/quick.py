@@ -13,19 +13,28 @@ from .depthwise import depthwise
 
 
 class QuickDepthwise(nn.Conv2d):
-    """A depthwise convolution with `same` zero padding; its gradients are those of `depthwise` on the CPU."""
+    """A depthwise convolution with `same` zero padding; its gradients are those of `depthwise` on the CPU.
+
+    Under autocast as well: torch 2.15's own gradient by a dilated kernel is wrong in bfloat16 (seen with AVX-512).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _eager(x) or x.dtype != self.weight.dtype or x.ndim != 4:
+        if not _eager(x) or x.ndim != 4:
             return super().forward(x)
-        return depthwise(x, self.weight, self.bias, stride=self.stride[0], dilation=self.dilation[0])
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled("cpu"):
+            x, weight = _cast(x), _cast(weight)
+            bias = None if bias is None else _cast(bias)
+        if x.dtype != weight.dtype:
+            return super().forward(x)
+        return depthwise(x, weight, bias, stride=self.stride[0], dilation=self.dilation[0])
 
 
 class SharedReLU(nn.ReLU):
     """A ReLU that returns what another one has made of the very same tensor, so that its gradient is taken once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _eager(x):
+        if not _eager(x) or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         state = x._version, torch.is_grad_enabled(), x.requires_grad
         known = getattr(x, "_rectified", None)
@@ -38,15 +47,19 @@ class SharedReLU(nn.ReLU):
 
 
 def _eager(x: Tensor) -> bool:
-    """Whether a layer is asked for values on the CPU in the type of its input, and not traced."""
+    """Whether a layer is asked for values on the CPU, and not traced."""
     return (
         type(x) in (Tensor, nn.Parameter)
         and x.device.type == "cpu"
         and not x.is_inference()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
+
+
+def _cast(x: Tensor) -> Tensor:
+    """In the type that autocast on the CPU computes convolutions of it in."""
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype("cpu"))
 
 
 def _suits(module: nn.Module) -> bool:
@@ -69,7 +82,7 @@ def _suits(module: nn.Module) -> bool:
 def quicken(network: nn.Module) -> nn.Module:
     """Make a network's layers quick, in place: the same function, gradients (once differentiable) and state_dict.
 
-    Outside the CPU, under autocast and while compiled the layers are torch's own.
+    Outside the CPU and while compiled the layers are torch's own, and ReLUs under autocast.
     """
     for module in network.modules():
         if _suits(module):
