@@ -82,7 +82,6 @@ QUICK = {
         (r"(benchmarks/search\.py)", r"\1 --channels 4 --layers 4 --steps clean --networks rnas_zoo"),
         (r"(benchmarks/(?:search|training)\.py)", r"\1 --batch 4 --repeats 1"),
         # Where: a CPU, two processes, small images, the Hub's stand-in.
-        (r"(?<=\s)(--precision)([ =])bf16", r"\1\g<2>fp32"),
         (r"(?<=\s)(--device)([ =])cuda", r"\1\g<2>cpu"),
         (r"\btorchrun --nproc-per-node[ =]\d+", "torchrun --standalone --nproc-per-node 2"),
         (r"(?<=\s)(--arch) rnas_wrn34_10", r"\1 rnas_wrn10_1"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from .. import models  # noqa: F401  (registers the architectures)
 from ..errors import UsageError
@@ -37,10 +38,15 @@ def size(
     found: Genotype, num_classes: int, image_size: tuple[int, int], stem: str = "cifar", **changes: Any
 ) -> tuple[int, int]:
     """Parameters, and MACs of one image (height, width), of the network of a genotype; nothing is allocated."""
+    model = _built(found, num_classes, stem, changes)
+    return count_parameters(model), count_macs(model, (3, *image_size))
+
+
+def _built(found: Genotype, num_classes: int, stem: str, changes: Mapping[str, Any]) -> nn.Module:
+    """The network of a genotype without memory."""
     name, arguments = network(found, stem)
     with torch.device("meta"):
-        model = timm.create_model(name, genotype=found, num_classes=num_classes, **{**arguments, **changes})
-        return count_parameters(model), count_macs(model, (3, *image_size))
+        return timm.create_model(name, genotype=found, num_classes=num_classes, **{**arguments, **changes})
 
 
 def fitted(
@@ -66,8 +72,10 @@ def fitted(
         return found
 
     def fits(candidate: Genotype, **changes: Any) -> bool:
-        sizes = size(candidate, num_classes, image_size, stem, **changes)
-        return all(limit is None or value <= limit for value, (limit, _) in zip(sizes, limits, strict=True))
+        model = _built(candidate, num_classes, stem, changes)
+        if max_params is not None and count_parameters(model) > max_params:
+            return False
+        return max_macs is None or count_macs(model, (3, *image_size)) <= max_macs
 
     best = (0, 0)
     if isinstance(found.structure, Channels):

@@ -95,7 +95,7 @@ def test_blocks_that_would_silently_not_run_are_refused(page, message):
             "python benchmarks/search.py --batch 4 --repeats 1 --channels 4 --layers 4 --steps clean "
             "--networks rnas_zoo --device cpu",
         ),
-        ("rnas-zoo list --precision bf16 --device cuda", "rnas-zoo list --precision fp32 --device cpu"),
+        ("rnas-zoo list --device cuda", "rnas-zoo list --device cpu"),
         (
             "torchrun --nproc-per-node 4 -m x; torchrun --standalone --nproc-per-node 2 -m x",
             "torchrun --standalone --nproc-per-node 2 -m x; torchrun --standalone --nproc-per-node 2 -m x",
