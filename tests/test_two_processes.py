@@ -22,7 +22,7 @@ from rnas_zoo.training.run import train
 from rnas_zoo.verification import evidence
 from rnas_zoo.verification.folder_check import check_files
 
-from .hub.test_download import CONTENT, FOLDER, publish
+from .hub.downloading import CONTENT, FOLDER, publish
 
 RUNS = 6
 # Both processes do everything at the same time: a file of theirs says that they are about to begin.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rnas_zoo.attacks import CW, AttackResult, Threat, cw, mean_l2
 
-from .test_attacks import Counting, Linear, keys
+from .small import Counting, Linear, keys
 
 ANY = Threat("l2", 0)
 

@@ -7,7 +7,7 @@ import torch
 
 from rnas_zoo.attacks import FGSMRS, NFGSM, PGD, Threat, n_fgsm, n_fgsm_images, pgd, pgd_images
 
-from .test_attacks import Counting, each_threat, keys
+from .small import Counting, each_threat, keys
 
 PGDS = [PGD(steps=1, relative_step=1.75), PGD(steps=7), PGD(steps=3, random_start=False), PGD(steps=0)]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rnas_zoo import random
 from rnas_zoo.attacks import KLPGD, Threat, kl_pgd, kl_pgd_images, losses
 
-from .test_attacks import Counting, Linear, each_threat, keys
+from .small import Counting, Linear, each_threat, keys
 
 
 def test_the_divergence_by_hand():

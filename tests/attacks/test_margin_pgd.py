@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rnas_zoo.attacks import PGD, Keys, MarginPGD, Threat, losses, margin_pgd
 from rnas_zoo.attacks.pgd import start_point
 
-from .test_attacks import Linear, each_threat, keys
+from .small import Linear, each_threat, keys
 
 
 def plain_margin_pgd(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnas_zoo.attacks import MIFGSM, PGD, Threat, mi_fgsm, pgd
 
-from .test_attacks import Linear, each_threat, keys
+from .small import Linear, each_threat, keys
 
 
 def plain_mi_fgsm(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, decay: float) -> Tensor:

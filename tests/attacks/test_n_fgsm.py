@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from rnas_zoo.attacks import FGSMRS, NFGSM, Keys, Threat, losses, n_fgsm, n_fgsm_images
 from rnas_zoo.attacks.pgd import offset
 
-from .test_attacks import Counting, Linear, each_threat, keys
+from .small import Counting, Linear, each_threat, keys
 
 CONFIGS = {"n-fgsm": NFGSM(), "fgsm-rs": FGSMRS()}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

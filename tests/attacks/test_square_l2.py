@@ -14,7 +14,7 @@ from rnas_zoo import random
 from rnas_zoo.attacks import Keys, Square, Threat, square_l2
 from rnas_zoo.attacks.square_l2 import hill, move, profile, start_tiles
 
-from .test_attacks import Counting, Linear, keys
+from .small import Counting, Linear, keys
 
 CPU = torch.device("cpu")
 THREAT = Threat("l2", 0.6)

@@ -11,12 +11,14 @@ import pytest
 from huggingface_hub import constants
 
 from rnas_zoo import resources
+from rnas_zoo.hub import publish
 from rnas_zoo.testing.hub import LocalHub
 
 BUNDLED = Path(__file__).parents[2] / "model_cards" / "rnas_wrn10_1.pgd_digits_linf16"
 NAME = "rnas_tiny.pgd_digits_linf8"
 TOKEN = "hf_RecognisableSecret0123456789"
 CARD = "---\nlicense: mit\n---\n\n# a model\n"
+REPO = f"owner/{NAME}"
 
 
 def small_release(folder: Path, name: str = NAME) -> Path:
@@ -92,3 +94,31 @@ def use_registry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(resources, "folder", lambda name: folder.parent / name)
     assert folder.name == "model_cards"
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with LocalHub(tmp_path / "hub", TOKEN) as hub:
+        use(hub, tmp_path, monkeypatch)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A small release folder that counts as valid."""
+    monkeypatch.setattr(publish, "problems", lambda folder: [])
+    return small_release(tmp_path / "release")
+
+
+def send(folder, to=REPO, **options):
+    return publish.publish(folder, to, **options)
+
+
+def titles(hub, repo=REPO):
+    return [commit.title for commit in hub.store.history(repo, "main")]
+
+
+def change(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\0other weights" * 100)
+    (folder / "figures" / "curve.png").unlink()
+    (folder / "limits.json").write_text("{}\n")

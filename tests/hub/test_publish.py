@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
-import threading
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants, get_token
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rnas_zoo.errors import CheckFailedError, DataError, HubError, UsageError
+from rnas_zoo.errors import CheckFailedError, HubError, UsageError
 from rnas_zoo.hub import publish, upload
 from rnas_zoo.hub.publish import publish_all
-from rnas_zoo.testing.hub import LocalHub
 
-from .publishing import CARD, NAME, TOKEN, digests, held, real_release, small_release, use, use_registry, writes
+from . import publishing
+from .publishing import CARD, REPO, TOKEN, change, digests, held, real_release, send, titles, writes
 
-REPO = f"owner/{NAME}"
-OTHER, TEMPLATE = "https://hub.example.org", "/{repo_id}/resolve/{revision}/{filename}"
+folder, hub = publishing.folder, publishing.hub  # fixtures
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A bundled release with a card of its own; tests must not change it."""
     return real_release(tmp_path_factory.mktemp("real"))
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with LocalHub(tmp_path / "hub", TOKEN) as hub:
-        use(hub, tmp_path, monkeypatch)
-        yield hub
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A small release folder that counts as valid."""
-    monkeypatch.setattr(publish, "problems", lambda folder: [])
-    return small_release(tmp_path / "release")
-
-
-def send(folder, to=REPO, **options):
-    return publish.publish(folder, to, **options)
-
-
-def titles(hub, repo=REPO):
-    return [commit.title for commit in hub.store.history(repo, "main")]
-
-
-def change(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"\0other weights" * 100)
-    (folder / "figures" / "curve.png").unlink()
-    (folder / "limits.json").write_text("{}\n")
 
 
 # A folder with everything in it
@@ -168,136 +134,6 @@ def test_after_publishing_the_repository_is_the_folder(hub, tmp_path_factory, st
                 made = upload.commit(api, repo, files, wanted, remote.commit, "x")
             upload.compare(api, repo, made, files)
         assert held(hub, repo) == digests(folder)
-
-
-# A bad day
-
-
-def test_an_upload_that_is_cut_ends_in_an_error_and_goes_on_where_it_stopped(folder, hub):
-    hub.fail("cut", "model.safetensors", times=None)
-    with pytest.raises(HubError, match=r"model\.safetensors.*connection failed.*the same command goes on"):
-        send(folder)
-    assert titles(hub) == ["initial commit"]
-    arrived = {seen.path for seen in hub.requests if seen.method == "PUT" and seen.status == 200}
-    assert arrived
-    hub.faults.clear()
-    since = len(hub.requests)
-    send(folder)
-    assert held(hub, REPO) == digests(folder)
-    sent = {seen.path for seen in hub.requests[since:] if seen.method == "PUT"}
-    assert sent
-    assert not sent & arrived
-
-
-def test_a_process_that_is_killed_while_it_sends_leaves_nothing_half_done(folder, hub, tmp_path):
-    program = (
-        "import sys; from huggingface_hub import HfApi; from pathlib import Path; from rnas_zoo.hub import upload\n"
-        "api, files = HfApi(), upload.local_files(Path(sys.argv[1]))\n"
-        "api.create_repo(sys.argv[2]); remote = upload.read(api, sys.argv[2])\n"
-        "upload.commit(api, sys.argv[2], files, upload.plan(files, remote), remote.commit, 'x')\n"
-    )
-    hub.fail("slow", "model.safetensors", seconds=15)
-    environment = {**hub.environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", program, str(folder), REPO], env=environment)
-    wait = threading.Event()
-    done = False
-    for _ in range(600):
-        done = any(seen.method == "PUT" and seen.status == 200 for seen in hub.requests)
-        if done or process.poll() is not None:
-            break
-        wait.wait(0.05)
-    process.kill()
-    process.wait()
-    assert done
-    assert titles(hub) == ["initial commit"]
-    hub.faults.clear()
-    since = len(hub.requests)
-    arrived = {seen.path for seen in hub.requests[:since] if seen.method == "PUT" and seen.status == 200}
-    send(folder)
-    assert held(hub, REPO) == digests(folder)
-    again = {seen.path for seen in hub.requests[since:] if seen.method == "PUT" and not seen.faults}
-    assert not arrived & again, "what the Hub has is not sent again"
-
-
-def test_a_commit_whose_answer_was_lost_is_found_by_the_next_run(folder, hub):
-    hub.fail("commit")
-    with pytest.raises(HubError, match="cannot be written: The connection failed"):
-        send(folder)
-    since = len(hub.requests)
-    done = send(folder, tag="v1")
-    assert not done.sent
-    assert held(hub, REPO, "v1") == digests(folder)
-    assert [line.split("/")[-2] for line in writes(hub, since)] == ["tag"]
-    assert titles(hub) == [f"Publish {NAME}", "initial commit"]
-
-
-@pytest.mark.parametrize(
-    ("path", "method"),
-    [
-        (f"/api/models/{REPO}", "GET"),
-        ("*/tree/*", "GET"),
-        ("*/refs", "GET"),
-        ("/api/repos/create", "POST"),
-        ("*/preupload/*", "POST"),
-        ("*/objects/batch", "POST"),
-        ("verdicts.npz", "PUT"),
-        ("*/verify", "POST"),
-        ("*/commit/main", "POST"),
-        ("*/resolve/*/config.json", "GET"),
-        ("*/tag/*", "POST"),
-    ],
-)
-def test_an_error_of_the_server_passes_or_is_named_and_the_next_run_finishes(folder, hub, path, method):
-    fault = hub.fail("error", path, method=method, status=503)
-    message = ""
-    try:
-        send(folder, tag="v1")
-    except HubError as error:
-        message = str(error)
-        send(folder, tag="v1")
-    assert not message or ("503" in message and "the same command goes on where it stopped" in message)
-    assert fault.happened == 1
-    assert held(hub, REPO, "v1") == digests(folder)
-    assert titles(hub) == [f"Publish {NAME}", "initial commit"]
-
-
-def test_files_that_come_back_different_are_named_and_nothing_is_tagged_or_recorded(folder, hub, monkeypatch, tmp_path):
-    cards = use_registry(tmp_path / "zoo" / "model_cards", monkeypatch)
-    folder = folder.rename(cards / NAME)
-    hub.fail("corrupt", "model.safetensors")
-    with pytest.raises(CheckFailedError, match=r"commit [0-9a-f]{12} of .* model\.safetensors differs") as caught:
-        send(folder, tag="v1")
-    assert caught.value.exit_code == 1
-    assert "README.md" not in str(caught.value)
-    assert hub.store.refs(REPO)["tags"] == {}
-    assert not (cards / "published.json").exists()
-    done = send(folder, tag="v1", record=True)
-    assert done.recorded
-    assert not done.sent
-
-
-def test_a_repository_with_other_files_than_the_commit_should_have_is_noticed(folder, hub):
-    commit = send(folder).commit
-    files = upload.local_files(folder)
-    with publish.session.transfers(hub.url):
-        api = HfApi(endpoint=hub.url, token=TOKEN)
-        upload.compare(api, REPO, commit, files)
-        extra = {**files, "limits.json": files["config.json"]}
-        extra.pop("README.md")
-        with pytest.raises(CheckFailedError, match=r"limits\.json is missing, README\.md should not be there\."):
-            upload.compare(api, REPO, commit, extra)
-
-
-def test_no_hub_at_the_address_is_an_error_that_says_so(folder, hub):
-    hub.stop()
-    with pytest.raises(HubError, match=rf"{REPO} cannot be read: The connection failed .*HF_ENDPOINT"):
-        send(folder)
-
-
-def test_offline_mode_is_named(folder, hub, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set: unset it"):
-        send(folder)
 
 
 # Tags
@@ -433,113 +269,3 @@ def test_xet_is_off_for_every_hub_but_one_and_only_meanwhile(folder, hub):
     send(folder)  # with xet on, the client would ask for its token and fail
     assert not any("xet" in seen.path for seen in hub.requests)
     assert constants.HF_HUB_DISABLE_XET is False
-
-
-# The registry
-
-
-@pytest.fixture
-def cards(tmp_path, monkeypatch, folder):
-    """The registry's folder with two releases."""
-    cards = use_registry(tmp_path / "zoo" / "model_cards", monkeypatch)
-    for name in (NAME, "rnas_tiny.clean_digits"):
-        small_release(cards / name, name)
-    return cards
-
-
-def listed(cards):
-    return json.loads((cards / "published.json").read_text())
-
-
-def test_what_was_published_of_the_registry_is_listed_and_the_rest_stays(cards, hub):
-    before = {"repo": "someone/else", "commit": "0" * 40, "digest": "1" * 64}
-    (cards / "published.json").write_text(json.dumps({"schema": 1, "models": {"rnas_x.y": before, NAME: before}}))
-    done = send(cards / NAME, record=True)
-    config = json.loads((cards / NAME / "config.json").read_text())
-    cfg = config["pretrained_cfg"]
-    digest = cfg["notes"][0].removeprefix("tensors-sha256:")
-    entry = {"repo": REPO, "commit": done.commit, "digest": digest, "pretrained_cfg": cfg}
-    assert done.recorded
-    assert listed(cards) == {"schema": 1, "models": {NAME: entry, "rnas_x.y": before}}
-
-
-@pytest.mark.parametrize("why", ["private", "no record", "not huggingface.co", "dry run", "other folder", "other Hub"])
-def test_what_users_cannot_get_by_name_is_not_listed(cards, hub, monkeypatch, tmp_path, why):
-    options, folder = {"record": True}, cards / NAME
-    if why == "private":
-        options["private"] = True
-    elif why == "no record":
-        options["record"] = False
-    elif why == "not huggingface.co":
-        del options["record"]
-    elif why == "dry run":
-        send(folder, record=False)
-        options["dry_run"] = True
-    elif why == "other folder":
-        folder = shutil.copytree(folder, tmp_path / NAME)
-    else:
-        for name, value in {"ENDPOINT": OTHER, "HUGGINGFACE_CO_URL_TEMPLATE": OTHER + TEMPLATE}.items():
-            monkeypatch.setattr(constants, name, value)
-        options["endpoint"] = hub.url + "/"
-    done = send(folder, **options)
-    assert not done.recorded
-    assert not (cards / "published.json").exists()
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2, "models": {}}', '{"schema": 1, "models": []}'])
-def test_a_damaged_list_is_found_before_anything_is_sent(cards, hub, text):
-    (cards / "published.json").write_text(text)
-    send(cards / NAME, record=False)
-    change(cards / NAME)
-    since = len(hub.requests)
-    with pytest.raises(DataError, match=r"published\.json is no list of schema 1"):
-        send(cards / NAME, record=True)
-    assert writes(hub, since) == []
-    assert (cards / "published.json").read_text() == text
-
-
-def test_all_releases_of_a_directory_go_to_repositories_of_their_names(cards, hub):
-    (cards / "README.md").write_text("no release")
-    (cards / ".left.tmp").mkdir()
-    shutil.copy(cards / NAME / "config.json", cards / ".left.tmp")
-    done, failed = publish_all(cards, "owner", tag="v1", record=True)
-    assert failed == {}
-    assert [each.name for each in done] == ["rnas_tiny.clean_digits", NAME]
-    for each in done:
-        assert each.repo == f"owner/{each.name}"
-        assert held(hub, each.repo, "v1") == digests(cards / each.name)
-        assert listed(cards)["models"][each.name]["commit"] == each.commit
-    since = len(hub.requests)
-    again, _ = publish_all(cards, "owner", tag="v1", record=True)
-    assert [each.commit for each in again] == [each.commit for each in done]
-    assert writes(hub, since) == []
-
-
-def test_one_release_that_fails_does_not_stop_the_others(cards, hub):
-    hub.fail("error", "/api/models/owner/rnas_tiny.clean_digits/commit/main", status=403)
-    done, failed = publish_all(cards, "owner", record=True)
-    assert [each.name for each in done] == [NAME]
-    assert list(failed) == ["rnas_tiny.clean_digits"]
-    assert "403" in str(failed["rnas_tiny.clean_digits"])
-    assert list(listed(cards)["models"]) == [NAME]
-    done, failed = publish_all(cards, "owner", record=True)
-    assert failed == {}
-    assert set(listed(cards)["models"]) == {NAME, "rnas_tiny.clean_digits"}
-
-
-def test_all_are_validated_before_the_first_is_sent(cards, hub, monkeypatch):
-    monkeypatch.setattr(publish, "problems", lambda folder: ["no good"] if "pgd" in folder.name else [])
-    with pytest.raises(CheckFailedError, match=rf"{NAME} cannot be published:\n  no good\nnothing was sent"):
-        publish_all(cards, "owner")
-    assert hub.requests == []
-
-
-def test_a_directory_without_releases_two_of_one_name_and_no_owner_are_refused(cards, hub, tmp_path):
-    with pytest.raises(UsageError, match="holds no release folders"):
-        publish_all(tmp_path / "hub", "owner")
-    with pytest.raises(UsageError, match="no such name"):
-        publish_all(cards, "owner/name")
-    shutil.copytree(cards / NAME, cards / "copy")
-    with pytest.raises(UsageError, match=f"are both called {NAME}"):
-        publish_all(cards, "owner")
-    assert hub.requests == []

@@ -1,94 +1,30 @@
-"""The zoo page as files: its numbers are the evidence's, its links lead somewhere, nothing of the user's is lost."""
+"""The zoo page as files: its numbers are the evidence's, its links lead somewhere."""
 
 import hashlib
-import html.parser
 import json
 import math
 import os
 import re
 import shutil
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from safetensors.torch import load_file
 
 from rnas_zoo import resources
-from rnas_zoo.cli import run as command_line
-from rnas_zoo.errors import CheckFailedError, DataError, OutputExistsError, UsageError
+from rnas_zoo.errors import DataError
 from rnas_zoo.hub import site
 from rnas_zoo.hub.site import markdown
 from rnas_zoo.hub.site.plots import place_numbers
 from rnas_zoo.models.weights import tensor_digest
 
-from .made_up import write_release
+from . import sites
+from .sites import EVIL, Page
+
+cards = sites.cards  # fixture
 
 CARDS = resources.folder("model_cards")
 STRENGTH = ("quick", "fast", "standard", "full")
-EVIL = "<script>hacked = 1</script>"
-EVIL_CARD = f"""---
-license: mit
----
-
-# Title {EVIL}
-
-{EVIL} <img src=x onerror="hacked = 1"> [a](javascript:hacked=1) [b](recipe.toml) [c](../../../etc/passwd) [d](gone.txt)
-![there](https://example.org/x.png "{EVIL}") ![here](figures/a%20b.png) ![gone](figures/gone.png)
-
-| {EVIL} | b |
-|---|---|
-| `{EVIL}` | 2 |
-"""
-
-
-class Page(html.parser.HTMLParser):
-    """Links, the tags in order, and the table's rows as lists of texts."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.links, self.tags, self.rows, self.text, self._cell = [], [], [], "", False
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append((tag, attributes))
-        self.links += [attributes[key] for key in ("href", "src") if attributes.get(key)]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        self._cell = tag in ("td", "th") or (self._cell and tag != "script")
-        if self._cell and tag == "small":
-            self.rows[-1][-1] += " "
-
-    def handle_endtag(self, tag):
-        self._cell = self._cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        self.text += data
-        if self._cell:
-            self.rows[-1][-1] += data.strip(" \n").replace("\xa0", " ")
-
-    def find(self, tag, **attributes):
-        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in attributes.items())]
-
-
-@pytest.fixture(scope="module")
-def cards(tmp_path_factory):
-    """Two releases, one of them hostile."""
-    folder = tmp_path_factory.mktemp("cards")
-    runs = [("quick", "8/255", 40, 30, 20), ("standard", "8/255", 40, 30, 15), ("fast", "4/255", 40, 30, 18)]
-    write_release(folder / "good one", "rnas_cl_s3", runs, name="rnas_cl_s3.good")
-    labels = [EVIL, *"123456789"]
-    evil = write_release(
-        folder / "evil", "rnas_resnet20_s3", [("quick", "8/255", 20, 12, 9)], name=f"a{EVIL}.b",
-        dataset=f'd"{EVIL}', card=EVIL_CARD, labels=labels,
-    )  # fmt: skip
-    (evil / "figures").mkdir()
-    (evil / "figures" / "a b.png").write_bytes(b"\x89PNG")
-    (evil / "page.html").write_text(EVIL)
-    (evil / ".hidden.json").write_text("{}")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -348,35 +284,6 @@ def test_the_same_input_gives_the_same_bytes(built, cards, tmp_path, monkeypatch
     assert str(cards).encode() not in everything
 
 
-def test_only_an_unchanged_site_of_ours_is_replaced(cards, tmp_path):
-    out = tmp_path / "site"
-    out.mkdir()
-    (out / "thesis.txt").write_text("mine")
-
-    def refused(words, overwrite=True):
-        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        with pytest.raises(OutputExistsError, match=words):
-            site.build(out, cards=cards / "good one", overwrite=overwrite)
-        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-    refused("no site of ours")
-    (out / "site.json").write_text('{"made_by": "someone", "files": {}}')
-    refused("no site of ours")
-    shutil.rmtree(out)
-    site.build(out, cards=cards / "good one")
-    refused("--overwrite replaces it", overwrite=False)
-    site.build(out, cards=cards / "good one", overwrite=True)
-    (out / "notes.txt").write_text("mine")
-    refused("notes.txt in it")
-    (out / "notes.txt").unlink()
-    (out / "site.css").write_text("mine")
-    refused("site.css in it")
-    (tmp_path / "link").symlink_to(out)
-    with pytest.raises(OutputExistsError, match="no site of ours"):
-        site.build(tmp_path / "link", cards=cards / "good one", overwrite=True)
-
-
 def test_latencies_come_from_one_report(cards, tmp_path):
     run = {"runtime": "onnxruntime", "latency": {"1": {"p50": 0.0005}, "32": {"p50": 1.0}}}
     other = {"runtime": "torch", "latency": {"1": {"p50": 9.0}}}
@@ -393,28 +300,3 @@ def test_latencies_come_from_one_report(cards, tmp_path):
     (tmp_path / "bench.json").write_text("[1]")
     with pytest.raises(DataError, match="no report of `rnas-zoo bench"):
         site.build(tmp_path / "s", cards=cards, latency=tmp_path / "bench.json")
-
-
-def test_what_cannot_be_shown_is_refused_and_leaves_nothing(cards, tmp_path, capsys):
-    def refused(error, words, **options):
-        with pytest.raises(error, match=words):
-            site.build(tmp_path / "site", **options)
-        assert not (tmp_path / "site").exists()
-
-    (tmp_path / "empty").mkdir()
-    refused(UsageError, "no release folders", cards=tmp_path / "empty")
-    refused(UsageError, "make web", cards=cards, web_demo=tmp_path / "empty")
-    copy = shutil.copytree(cards / "good one", tmp_path / "cards" / "copy")
-    record = json.loads((copy / "robustness.json").read_text())
-    record["runs"][1]["robust_accuracy"] += 0.05
-    (copy / "robustness.json").write_text(json.dumps(record))
-    refused(CheckFailedError, "does not add up: robust_accuracy", cards=tmp_path / "cards")
-    shutil.copy(cards / "good one" / "robustness.json", copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "rnas_zoo": {}}))
-    refused(DataError, "copy is damaged", cards=copy)
-    assert command_line(["site", "-o", str(tmp_path / "empty"), "--cards", str(cards)]) == 2
-    assert "no site of ours" in capsys.readouterr().err
-    assert command_line(["site", "-o", str(tmp_path / "new"), "--cards", str(cards / "good one")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'new' / 'index.html'}: 1 model\n"
-    assert Path(tmp_path / "new" / "models" / "good one" / "index.html").is_file()

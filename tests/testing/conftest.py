@@ -10,6 +10,8 @@ from huggingface_hub import HfApi, constants
 
 from rnas_zoo.testing.hub import LocalHub
 
+from .raw import REPO, write_model
+
 
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalHub]]:
@@ -53,3 +55,10 @@ def api(hub: LocalHub) -> HfApi:
 def stranger(hub: LocalHub) -> HfApi:
     """The real client without a token."""
     return HfApi(endpoint=hub.url, token=False)
+
+
+@pytest.fixture
+def released(api: HfApi, tmp_path: Path) -> str:
+    """The id of the commit by which a small model was uploaded to REPO."""
+    api.create_repo(REPO)
+    return api.upload_folder(repo_id=REPO, folder_path=write_model(tmp_path / "model")).oid

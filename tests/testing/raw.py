@@ -1,13 +1,17 @@
-"""Requests as no client of the Hub would send them, and files to upload."""
+"""Requests as no client of the Hub would send them, files to upload, and the repository they go to."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from rnas_zoo.testing.hub import LocalHub
 
@@ -77,6 +81,9 @@ def safetensors(**tensors: tuple[str, list[int], bytes]) -> bytes:
 
 
 WEIGHTS = safetensors(w=("F32", [2, 3], bytes(range(24))), h=("F16", [2, 2], bytes(8)))
+REPO = "owner/tiny"
+FILES = {".gitattributes", "README.md", "config.json", "figures/cells.png", "model.safetensors"}
+SHA = hashlib.sha256(WEIGHTS).hexdigest()
 
 
 def write_model(folder: Path, weights: bytes = WEIGHTS, card: str = CARD) -> Path:
@@ -87,3 +94,7 @@ def write_model(folder: Path, weights: bytes = WEIGHTS, card: str = CARD) -> Pat
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "figures" / "cells.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0" + bytes(40))
     return folder
+
+
+def status_of(caught: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
+    return caught.value.response.status_code
