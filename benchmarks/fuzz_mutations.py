@@ -177,7 +177,7 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
         # The header's length is stated before it.
         found = members[row][1]
         size = found.find(b"\n") - 9
-        members[row] = (name, found[:8] + max(size, 0).to_bytes(2, "little") + found[10:])
+        members[row] = (name, found[:8] + min(max(size, 0), 65535).to_bytes(2, "little") + found[10:])
     stored = io.BytesIO()
     with zipfile.ZipFile(
         stored, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))

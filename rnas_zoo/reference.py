@@ -176,7 +176,7 @@ def _pretrained(name: str) -> nn.Module:
             raise UnknownNameError(f"{name}: {error}") from error
         if "No pretrained weights" in str(error):
             raise NoWeightsError(f"{name} has no pretrained weights; give --checkpoint FILE.safetensors") from error
-        raise WeightsError(f"{name}: {error}") from error
+        raise WeightsError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def _released(folder: Path, preprocessing: Preprocessing | None) -> nn.Module:

@@ -150,6 +150,7 @@ def test_texts_that_once_ended_in_a_traceback_are_refused(outcome, name, text):
         ("num_classes", None), ("num_classes", "ten"), ("model_args", {"num_classes": 0.5}),
         ("model_args", {"num_classes": 10**8}), ("model_args", {"num_classes": 2**40}),
         ("architecture", 3), ("architecture", "nothing"), ("model_args", [1]), ("model_args", {"img_size": 3}),
+        ("model_args", {"in_chans": 0}),
         ("pretrained_cfg", "text"), ("pretrained_cfg", {"schema": 1}), ("pretrained_cfg", {"mean": 0}),
         ("pretrained_cfg", {"notes": [3]}), ("pretrained_cfg", {"notes": 3}),
     ],
@@ -162,14 +163,29 @@ def test_configurations_that_timm_chokes_on_are_refused_by_name(known, outcome, 
 
 
 def test_evidence_and_packs_of_other_types_are_refused(known, outcome, tmp_path):
-    record = json.loads(known["evidence"].seeds[0])
-    record["runs"][0]["interval"] = ["a", "b"]
-    assert outcome("evidence", json.dumps(record).encode())[0] == "refused"
-    (tmp_path / "check.npz").write_bytes(known["check pack"].seeds[0])
-    with np.load(tmp_path / "check.npz") as pack:
-        arrays = {**pack, "logits": pack["logits"].astype("S4")}
-    np.savez(tmp_path / "check.npz", **arrays)
-    assert outcome("check pack", (tmp_path / "check.npz").read_bytes())[0] == "refused"
+    for changes in (
+        {"interval": ["a", "b"]}, {"interval": [0, -(10**400)]}, {"attacks": {"fgsm": {"broken": float("inf")}}},
+        {"subject": {"kind": "int8", "file": ["a"], "sha256": ""}}, {"seed": 10**30},
+    ):  # fmt: skip
+        record = json.loads(known["evidence"].seeds[0])
+        record["runs"][0].update(changes)
+        what, said = outcome("evidence", json.dumps(record).encode())
+        assert (what, "damaged evidence" in said) == ("refused", True), said
+    (tmp_path / "valid.npz").write_bytes(known["check pack"].seeds[0])
+    with np.load(tmp_path / "valid.npz") as pack:
+        arrays = dict(pack)
+    for name, value in (
+        ("logits", arrays["logits"].astype("S4")), ("logits", arrays["logits"].astype("O").astype("U4")),
+        ("adversarial", np.uint8(3)), ("adversarial_logits", np.float32(3)), ("logits", np.float32(3)),
+    ):  # fmt: skip
+        np.savez(tmp_path / "check.npz", **{**arrays, name: value})
+        what, said = outcome("check pack", (tmp_path / "check.npz").read_bytes())
+        assert (what, "not a check pack" in said) == ("refused", True), said
+
+
+def test_adversarial_images_that_are_none_are_refused(outcome):
+    what, said = outcome("adversarial images", npz(x_adv=header("()", "<f4")))
+    assert (what, "not (N, 3, H, W)" in said) == ("refused", True), said
 
 
 def test_checkpoints_that_are_no_state_are_refused(outcome, tmp_path):
@@ -193,6 +209,21 @@ def test_models_that_ask_for_absurd_images_are_refused(known, outcome):
             proto.graph.input[0].type.tensor_type.shape.dim[place].dim_value = size
 
     assert outcome("model", model(known, widen))[0] == "refused"
+
+
+def test_models_that_ask_for_absurd_batches_are_refused(known, outcome):
+    def fill(proto):
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 100_000
+
+    what, said = outcome("model", model(known, fill))
+    assert (what, "100,000 images at once" in said) == ("refused", True), said
+
+
+def test_models_whose_texts_are_none_are_refused(known, outcome):
+    content = known["model"].seeds[0]
+    assert b"weights_sha256" in content
+    what, said = outcome("model", content.replace(b"weights_sha256", b"weights\x8csha256"))
+    assert (what, "no UTF-8" in said) == ("refused", True), said
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/dev/zero", "missing.bin"])

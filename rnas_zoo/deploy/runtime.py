@@ -36,6 +36,7 @@ ARRAYS = (".npy", ".npz")
 PHOTOS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 PADDED_BY = 8  # pixels per side by which photos of one size may fall short and still be framed instead of scaled
 TOLERANCE = 1e-3  # of the largest logit, or of 1: smaller differences are rounding
+LARGEST_BATCH = 4096  # of a model that takes no other
 ALLOWED = 1  # images of a check pack whose class may differ
 
 
@@ -77,7 +78,11 @@ class Session:
     def __init__(self, path: str | Path | bytes, provider: str = "auto", threads: int = 0) -> None:
         self._session = _open(path, provider, threads)
         self.provider: str = self._session.get_providers()[0]
-        inputs = self._session.get_inputs()
+        try:
+            inputs = self._session.get_inputs()
+            self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError as error:
+            raise SessionError(f"the model is damaged: a text of it is no UTF-8 ({error})") from error
         if len(inputs) != 1:
             raise SessionError(f"expected a model with one input, found {len(inputs)}: {[i.name for i in inputs]}")
         self.input_name, self.input_shape = inputs[0].name, inputs[0].shape
@@ -85,11 +90,12 @@ class Session:
             raise SessionError(f"expected a model that takes images as float or uint8, found {inputs[0].type}")
         if len(self.input_shape) != 4:
             raise SessionError(f"expected images (N, 3, H, W), found a model that takes {self.input_shape}")
+        if isinstance(count := self.input_shape[0], int) and count > LARGEST_BATCH:
+            raise SessionError(f"the model takes {count:,} images at once; up to {LARGEST_BATCH:,} are filled up")
         self.input_type = INPUTS[inputs[0].type]
         self.channels_last = self.input_shape[3] == 3 and self.input_shape[1] != 3
         height, width = self.input_shape[1:3] if self.channels_last else self.input_shape[2:4]
         self.image_size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.gives_probabilities = self.metadata.get("output") == "probabilities"
         self.labels = _labels(self.metadata["labels"]) if "labels" in self.metadata else None
 

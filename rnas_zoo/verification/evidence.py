@@ -92,6 +92,10 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
                     raise TypeError(f"{name} is {type(run[name]).__name__}")
             if not isinstance(run["subject"]["kind"], str) or not isinstance(run["dataset"]["name"], str):
                 raise TypeError("subject and dataset need their names")
+            if not isinstance(run["subject"].get("file"), str | None):
+                raise TypeError(f"the subject's file is {run['subject']['file']!r:.60}")
+            if not _numbers_fit(run):
+                raise ValueError("a number is not finite, or larger than 64 bits hold")
             if not all(isinstance(bound, int | float) for bound in run["interval"]):
                 raise TypeError(f"interval is {run['interval']!r:.60}")
             size = run["dataset"].get("image_size", [1, 1])
@@ -102,6 +106,13 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from error
     return value["runs"]
+
+
+def _numbers_fit(value: Any) -> bool:
+    """Whether all numbers anywhere in a record are finite and no larger than 64 bits hold."""
+    if isinstance(value, dict | list):
+        return all(map(_numbers_fit, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) < 2**63
 
 
 def _damaged(path: str | Path, error: Exception) -> DataError:

@@ -126,14 +126,14 @@ def read_pack(path: str | Path) -> Pack:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable check pack ({error}); release folders hold one, check.npz") from error
-    fits = labels.ndim == 1 and labels.dtype.kind in "iu" and logits.ndim == 2 and len(twins) == len(logits)
-    if (
-        not fits
-        or len(labels) != len(logits)
-        or not logits.size
-        or (golden is not None and golden.shape != logits.shape)
-    ):
-        raise DataError(f"{path}: not a check pack: labels {labels.shape}, logits {logits.shape}, twins {twins.shape}")
+    numbers = [logits] if golden is None else [logits, golden]
+    fits = labels.ndim == 1 and labels.dtype.kind in "iu" and logits.ndim == 2 and twins.shape[:1] == logits.shape[:1]
+    fits = fits and all(each.shape == logits.shape and each.dtype.kind == "f" for each in numbers)
+    if not fits or len(labels) != len(logits) or not logits.size:
+        raise DataError(
+            f"{path}: not a check pack: labels {labels.shape}, logits {logits.shape} of {logits.dtype}, "
+            f"twins {twins.shape}"
+        )
     names = _names(path.parent)
     return Pack(
         labels=labels,

@@ -282,7 +282,9 @@ def _adversarial(path: Path, rows: np.ndarray | None) -> tuple[np.ndarray, np.nd
     if "x_adv" not in arrays:
         raise DataError(f"{path} has no array x_adv; it holds {', '.join(arrays) or 'nothing'}")
     images, own = arrays["x_adv"], arrays.get("position")
-    if own is not None and (images.ndim != 4 or own.shape != images.shape[:1]):
+    if images.ndim != 4:
+        raise DataError(f"{path}: not a readable .npz file (x_adv is {images.shape}, not (N, 3, H, W))")
+    if own is not None and own.shape != images.shape[:1]:
         raise DataError(f"{path}: not a readable .npz file (x_adv is {images.shape} and position {own.shape})")
     if rows is None:
         return images, own
