@@ -9,6 +9,7 @@ from typing import Any
 
 from ..arrays import read_arrays
 from ..errors import RnasZooError
+from ..models.pixels import Preprocessed
 from ..models.weights import declared_digest
 from ..reference import load
 from ..verification import evidence
@@ -99,6 +100,7 @@ def _absent(folder: Path, names: list[str]) -> Iterator[str]:
 def _classes(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     """The network that timm builds of the folder."""
     network: Any = load(folder)
+    network = network.network if isinstance(network, Preprocessed) else network
     if network.num_classes != config["num_classes"]:
         yield f"the network has {network.num_classes} classes, {CONFIG} says {config['num_classes']}"
 

@@ -99,6 +99,9 @@ def _replayed(
 def _pack(folder: Path, *needed: str) -> dict[str, np.ndarray]:
     try:
         arrays = read_arrays(folder / "check.npz")
+        for name in {"logits", "adversarial_logits"} & arrays.keys():
+            if arrays[name].dtype.kind != "f" or arrays[name].ndim != 2:
+                raise ValueError(f"{name} are {arrays[name].dtype} {arrays[name].shape}")
         for name in needed:
             array = arrays[name]
             if name in ("images", "adversarial") and (

@@ -73,6 +73,7 @@ def test_everything_is_named_at_once(folder):
         ({"cfg_tag": "other"}, r"architecture and tag make 'rnas_wrn10_1\.other'"),
         ({"rnas_zoo": {"name": "rnas_wrn10_1.pgd_digits_linf16"}}, "does not say which data"),
         ({"architecture": "rnas_unheard_of"}, "rnas_unheard_of"),
+        ({"cfg_std": [0.5, 0.5, 0.5]}, r"the network differs by .* from check\.npz"),
         ({"pretrained_cfg": []}, "is damaged, or not written by timm"),
     ],
 )

@@ -178,6 +178,16 @@ def test_check_images_of_another_form_are_errors(folder):
             check_files(folder)
 
 
+@pytest.mark.parametrize("name", ["logits", "adversarial_logits"])
+def test_check_logits_that_are_no_numbers_are_errors(folder, name):
+    with np.load(folder / "check.npz") as check:
+        arrays = {key: check[key].copy() for key in check.files}
+    for logits in (arrays["logits"].astype("U4"), arrays["logits"][0], np.float32(3)):
+        np.savez(folder / "check.npz", **{**arrays, name: logits})
+        with pytest.raises(DataError, match=rf"check\.npz: damaged .*{name} are"):
+            check_files(folder)
+
+
 def test_int8_files_have_logits_of_their_own(folder):
     change_onnx(folder)
     (folder / "model.onnx").rename(folder / "model.int8.onnx")
