@@ -18,6 +18,7 @@ from . import card
 from .download import CONFIG, PICKLES, WEIGHTS, present
 from .upload import paths
 
+WIDEST = 4096  # pixels
 CARD, ONNX, EXPORT = "README.md", "model.onnx", "export.json"
 NEEDED = (CARD, CONFIG, WEIGHTS, "recipe.toml", "robustness.json", "verdicts.npz", "check.npz")
 
@@ -65,6 +66,11 @@ def _identity(config: dict[str, Any]) -> Iterator[str]:
         yield f"{CONFIG} does not say which data the model learned (rnas_zoo.dataset)"
     if not (isinstance(cfg.get("license"), str) and cfg["license"].strip()):
         yield f"{CONFIG} sets no licence: give one as pretrained_cfg.license, then write the card anew"
+    size = cfg.get("input_size")
+    if not (
+        isinstance(size, list) and [type(each) for each in size] == [int] * 3 and 0 < min(size) <= max(size) <= WIDEST
+    ):
+        yield f"{CONFIG} states the input size {size!r:.60}, not [channels, height, width] of up to {WIDEST:,}"
     if declared_digest(cfg) is None:
         yield f"{CONFIG} declares no digest of the tensors (pretrained_cfg.notes)"
 
