@@ -91,6 +91,7 @@ def test_draw_writes_a_picture(call, tmp_path):
 
 
 @pytest.mark.usefixtures("short_curve")
+@pytest.mark.usefixtures("short_curve", "short_looks")
 def test_search_train_package_export_verify_line(call, tmp_path):
     search = ["search", "--data", "digits", "--eps", "16/255", "--channels", "2", "--layers", "3", "--stem"]
     code, out, err = call(

@@ -232,6 +232,7 @@ class Repeated:
         return replay, outputs
 
 
+@pytest.mark.usefixtures("short_looks")
 @pytest.mark.parametrize(("method", "changes"), [("arnas", {"none": False}), ("rnas_vuln", {"tail": 0.5})])
 def test_captured_steps_are_those_steps(small_data, method, changes):
     """A captured step sees new images only in the tensors it was captured with."""
