@@ -11,19 +11,13 @@ import pytest
 
 from rnas_zoo.cli import run
 from rnas_zoo.hub import publish
-from rnas_zoo.testing.hub import LocalHub
 
-from ..hub.publishing import NAME, TOKEN, digests, held, real_release, small_release, use, use_registry, writes
+from ..hub import publishing
+from ..hub.publishing import NAME, TOKEN, digests, held, real_release, small_release, use_registry, writes
 
 REPO = f"owner/{NAME}"
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with LocalHub(tmp_path / "hub", TOKEN) as hub:
-        use(hub, tmp_path, monkeypatch)
-        yield hub
+hub = publishing.hub  # fixture
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +19,14 @@ MODEL = {"genotype": "vuln_h", "channels": 4, "layers": 3, "stem": "cifar_stride
 
 @pytest.fixture
 def config(small_data) -> TrainConfig:
+    return short(small_data)
+
+
+def short(data: Path) -> TrainConfig:
+    """A training of twelve steps on the images of a file."""
     return TrainConfig(
         "rnas_cells",
-        str(small_data),
+        str(data),
         attack_steps=1,
         total_steps=12,
         batch_size=16,

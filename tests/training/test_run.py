@@ -24,7 +24,7 @@ from rnas_zoo.training.run import train
 from rnas_zoo.training.task import TrainTask
 
 from . import runs
-from .runs import MODEL, stop_and_resume, weights
+from .runs import MODEL, short, stop_and_resume, weights
 from .small import equal
 
 config = runs.config  # fixture
@@ -34,16 +34,7 @@ config = runs.config  # fixture
 def trained(small_data, tmp_path_factory):
     """A finished run and its configuration."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    config = TrainConfig(
-        "rnas_cells",
-        str(small_data),
-        attack_steps=1,
-        total_steps=12,
-        batch_size=16,
-        learning_rate=0.05,
-        seed=3,
-        model_args=MODEL,
-    )
+    config = short(small_data)
     return config, out, train(config, out, device="cpu")
 
 
