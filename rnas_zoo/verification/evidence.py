@@ -112,7 +112,7 @@ def _numbers_fit(value: Any) -> bool:
     """Whether all numbers anywhere in a record are finite and no larger than 64 bits hold."""
     if isinstance(value, dict | list):
         return all(map(_numbers_fit, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int | float) or abs(value) < 2**63
+    return not isinstance(value, int | float) or abs(value) < 2**64  # as seeds are
 
 
 def _damaged(path: str | Path, error: Exception) -> DataError:

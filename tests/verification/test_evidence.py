@@ -77,6 +77,13 @@ def test_what_is_appended_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["robustness.json", "verdicts.npz"]
 
 
+def test_the_largest_seed_is_read_back(tmp_path):
+    run, verdicts = made()
+    evidence.append(tmp_path, {**run, "seed": 2**64 - 1}, verdicts)
+    ((found,), _) = evidence.read(tmp_path)
+    assert found["seed"] == 2**64 - 1
+
+
 def test_runs_on_the_same_images_store_them_once(tmp_path):
     first, second, other = made(10), made(10, seed=1, protocol="standard"), made(10, seed=2, protocol="fast")
     for key in ("position", "pixels_sha256"):
